@@ -40,12 +40,6 @@ KINDS = {  # flags, learning rates
 }
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process; not ru_maxrss, which a child inherits."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def child(module: str, flags: Sequence[object], log: Path) -> dict[str, float]:
     """{seconds, peak: MiB} of a command in a new process. SystemExit: it failed."""
     begun = time.perf_counter()
@@ -164,6 +158,8 @@ def main() -> None:
 
         sys.argv = sys.argv[2:]
         import_module(f"openclip_eclip.{sys.argv[0]}").main(sys.argv[1:])
+        from grounding import peak_mib  # it sets a number of threads of its own
+
         print(json.dumps(peak_mib()))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -9,7 +9,6 @@ does not show, from another group, with a map of zeros.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import shutil
@@ -21,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page import NSS, POINTING, interval
+from page import NSS, POINTING, difference_cell, interval
 from PIL import Image
 from sets import Phrase, windows_files
-from study import FOLDS, TESTED, grounding, make_ready, train_on
+from study import FOLDS, TESTED, grounding, make_ready, study_parser, train_on
 
 from openclip_eclip.data.sentence_windows import decode_windows, file_windows
 from openclip_eclip.files import write_whole
@@ -156,22 +155,16 @@ def page(records: Sequence[dict], sets: Sequence[str]) -> list[str]:
             auroc = np.mean([r["without_region"]["similarity"]["AUROC"]["value"] for r in found])
             change = ""
             if option != "eclip-plus":
-                value, half = interval(
-                    nss - [base[r["fold"]]["values"][NSS]["value"] for r in found]
-                )
-                change = f"{value:+.2f} [{value - half:.2f}, {value + half:.2f}]"
+                before = [base[r["fold"]]["values"][NSS]["value"] for r in found]
+                change = difference_cell(interval(nss - before))
             cells = f"{nss.mean():.2f} | {change} | {pointing.mean():.2f} | {auroc:.2f}"
-            lines.append(f"| {name} | {option} | {len(found)} | {cells} |".replace("-0", "−0"))
+            lines.append(f"| {name} | {option} | {len(found)} | {cells} |")
     machine = records[0]["machine"]
     return [*lines, "", f"Machine: {machine['device']}, torch {machine['torch']}."]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("shared", type=Path, help="folder of the real sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, records")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
-    args = parser.parse_args(argv)
+    args = study_parser(__doc__).parse_args(argv)
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     make_ready(work, args.shared, SETS, USED)

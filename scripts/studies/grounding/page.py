@@ -24,9 +24,7 @@ DIFFERENCES = ((PLUS, CLIP), (PLUS, PLACEBO), (PLACEBO, CLIP))
 
 def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     """Write OUT/grounding.md, .json and .png. ValueError: records of several machines."""
-    machines = {json.dumps(record["machine"], sort_keys=True) for record in records}
-    if len(machines) != 1:
-        raise ValueError(f"records of {len(machines)} kinds of machines; expected one.")
+    machine = only_machine(records)
     found: Records = {}
     for record in sorted(records, key=lambda record: record["fold"]):
         found.setdefault((record["set"], record["method"]), []).append(record)
@@ -34,7 +32,7 @@ def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     draw(found, sets).savefig(out / "grounding.png", dpi=110)
     summary = {name: _summary(found, name) for name in sets}
-    facts = {"machine": json.loads(machines.pop()), "sets": summary}
+    facts = {"machine": machine, "sets": summary}
     (out / "grounding.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     lines = [*HEAD, *_difference_table(found, sets)]
     lines += [line for name in sets for line in _set_table(found, name)]
@@ -72,6 +70,14 @@ SAID = [
 ]
 
 
+def only_machine(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The machine of all records. ValueError: several kinds."""
+    machines = {json.dumps(record["machine"], sort_keys=True) for record in records}
+    if len(machines) != 1:
+        raise ValueError(f"records of {len(machines)} kinds of machines; expected one.")
+    return json.loads(machines.pop())
+
+
 def values(records: Sequence[dict[str, Any]], part: str, attention: str, score: str) -> np.ndarray:
     """A score of each fold; NaN where it was not measured."""
     methods = [record[part]["methods"].get(attention) for record in records]
@@ -98,7 +104,8 @@ def _paired(
     return interval(a - b)
 
 
-def _cell(pair: tuple[float, float] | None) -> str:
+def difference_cell(pair: tuple[float, float] | None) -> str:
+    """A mean and its interval, from `interval`; blank for None, and no interval of one fold."""
     if pair is None:
         return ""
     value, half = pair
@@ -107,7 +114,8 @@ def _cell(pair: tuple[float, float] | None) -> str:
     return f"{value:+.2f} [{value - half:.2f}, {value + half:.2f}]".replace("-", "−")
 
 
-def _plain(sample: np.ndarray, digits: int = 2) -> str:
+def mean_cell(sample: np.ndarray, digits: int = 2) -> str:
+    """Mean ± standard deviation."""
     spread = f" ± {sample.std(ddof=1):.{digits}f}" if len(sample) > 1 else ""
     return f"{sample.mean():.{digits}f}{spread}".replace("-", "−")
 
@@ -142,7 +150,10 @@ def _difference_table(found: Records, sets: Sequence[str]) -> list[str]:
         "|---" * (2 + len(DIFFERENCES)) + "|",
     ]
     for name in sets:
-        cells = [_cell(_paired(found, name, pair, trained_map(name), NSS)) for pair in DIFFERENCES]
+        cells = [
+            difference_cell(_paired(found, name, pair, trained_map(name), NSS))
+            for pair in DIFFERENCES
+        ]
         lines.append(f"| {name} | {trained_map(name)} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -163,7 +174,7 @@ def _set_table(found: Records, name: str) -> list[str]:
         of_model = found.get((name, model), [])
         if of_model:
             cells = [
-                _plain(values(of_model, "values", attention, score))
+                mean_cell(values(of_model, "values", attention, score))
                 for attention in ("similarity", "pool")
                 for score in (POINTING, NSS)
             ]
@@ -171,7 +182,7 @@ def _set_table(found: Records, name: str) -> list[str]:
             shown = "" if model == MODELS[0] else f"{seconds:.0f}"
             lines.append(f"| {model} | " + " | ".join(cells) + f" | {shown} |")
     for prior in PRIORS:
-        cells = [_plain(values(records, "values", prior, score)) for score in (POINTING, NSS)]
+        cells = [mean_cell(values(records, "values", prior, score)) for score in (POINTING, NSS)]
         lines.append(f"| no model: {prior} | " + " | ".join(cells) + " | | | |")
     return [*lines, ""]
 
@@ -193,7 +204,7 @@ def _attention_table(found: Records, sets: Sequence[str]) -> list[str]:
         for model in models:
             records = found.get((name, model), [])
             if records:
-                cells = [_plain(values(records, "values_of_all", a, NSS)) for a in names]
+                cells = [mean_cell(values(records, "values_of_all", a, NSS)) for a in names]
                 lines.append(f"| {name} | {model} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 

@@ -248,11 +248,17 @@ def make_ready(
             write_set(work / name, list(SETS[name](source)), annotated, side)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def study_parser(description: str) -> argparse.ArgumentParser:
+    """SHARED, --work and --out, as all studies of these sets have them."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
     parser.add_argument("shared", type=Path, help="folder of the real sets")
     parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, records")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = study_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(FOLDS)))
     parser.add_argument("--methods", nargs="+", default=[START, *METHODS])

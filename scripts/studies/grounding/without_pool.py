@@ -8,7 +8,6 @@ pool.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page import CLIP, NSS, PHRASES, interval
+from page import CLIP, NSS, PHRASES, difference_cell, interval, mean_cell, only_machine
 from start import POOLS, write_start
-from study import ALL_TESTED, METHODS, grounding, make_ready, train_on
+from study import ALL_TESTED, METHODS, grounding, make_ready, study_parser, train_on
 
 from openclip_eclip.files import write_whole
 from openclip_eclip.machine import this_machine
@@ -58,9 +57,7 @@ def measure(work: Path, data: Path, head: str, method: str, fold: int) -> dict:
 
 
 def page(records: Sequence[dict]) -> list[str]:
-    machines = {json.dumps(record["machine"], sort_keys=True) for record in records}
-    if len(machines) != 1:
-        raise ValueError(f"records of {len(machines)} kinds of machines; expected one.")
+    machine = only_machine(records)
     lines = [
         "# Maps of towers without an attention pool",
         "",
@@ -85,7 +82,7 @@ def page(records: Sequence[dict]) -> list[str]:
                 cells = []
                 for one in MAPS:
                     nss = np.array([values[one][NSS]["value"] for values in found])
-                    cells.append(f"{nss.mean():.2f} ± {nss.std(ddof=1):.2f}".replace("-", "−"))
+                    cells.append(mean_cell(nss))
                     base = np.mean([values[DEFAULT][NSS]["value"] for values in found])
                     gains.setdefault((method, one), []).append(float(nss.mean() - base))
                 lines.append(f"| {name} | {head} | {method} | " + " | ".join(cells) + " |")
@@ -98,22 +95,17 @@ def page(records: Sequence[dict]) -> list[str]:
         "|---" * len(MAPS) + "|",
     ]
     for method in TRAINED:
-        cells = []
-        for one in MAPS:
-            if one != DEFAULT:
-                value, half = interval(np.array(gains[method, one]))
-                cells.append(f"{value:+.2f} [{value - half:.2f}, {value + half:.2f}]")
-        lines.append(f"| {method} | " + " | ".join(cells).replace("-", "−") + " |")
-    machine = records[0]["machine"]
+        cells = [
+            difference_cell(interval(np.array(gains[method, one])))
+            for one in MAPS
+            if one != DEFAULT
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return [*lines, "", f"Machine: {machine['device']}, torch {machine['torch']}."]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("shared", type=Path, help="folder of the real sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, records")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
-    args = parser.parse_args(argv)
+    args = study_parser(__doc__).parse_args(argv)
     work = args.work.resolve()
     folder = work / "without_pool"
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from page import NSS, POINTING, PRIORS, interval, trained_map
+from page import (
+    NSS,
+    POINTING,
+    PRIORS,
+    difference_cell,
+    interval,
+    mean_cell,
+    only_machine,
+    trained_map,
+)
 
 Records = dict[tuple[str, str, str], list[dict[str, Any]]]  # (set, tower, method): by fold
 
@@ -21,9 +30,7 @@ DIFFERENCES = ((PLUS, CLIP), (PLUS, OTHERS))
 
 def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     """Write OUT/real.md, .json and .png. ValueError: records of several machines."""
-    machines = {json.dumps(record["machine"], sort_keys=True) for record in records}
-    if len(machines) != 1:
-        raise ValueError(f"records of {len(machines)} kinds of machines; expected one.")
+    machine = only_machine(records)
     found: Records = {}
     for record in sorted(records, key=lambda record: record["fold"]):
         key = (record["set"], record["tower"], record["method"])
@@ -34,7 +41,6 @@ def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     methods.sort(key=lambda name: (name != CLIP, name.count(","), name))
     out.mkdir(parents=True, exist_ok=True)
     draw(found, places).savefig(out / "real.png", dpi=110)
-    machine = json.loads(machines.pop())
     summary = {" / ".join(key): _summary(of_method) for key, of_method in found.items()}
     facts = {"machine": machine, "folds": summary}
     (out / "real.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -95,16 +101,12 @@ def _difference_table(found: Records, places: Sequence[tuple[str, str]]) -> list
         "|---" * (2 + len(titles)) + "|",
     ]
     for place in places:
-        cells = []
-        for name in (RECALL, NSS):
-            for pair in DIFFERENCES:
-                pair_found = difference(found, place, pair, name)
-                if pair_found is None:
-                    cells.append("")
-                else:
-                    value, half = pair_found
-                    cells.append(f"{value:+.2f} [{value - half:.2f}, {value + half:.2f}]")
-        lines.append(f"| {' | '.join(place)} | " + " | ".join(cells).replace("-", "−") + " |")
+        cells = [
+            difference_cell(difference(found, place, pair, name))
+            for name in (RECALL, NSS)
+            for pair in DIFFERENCES
+        ]
+        lines.append(f"| {' | '.join(place)} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
@@ -144,8 +146,7 @@ def _table(found: Records, place: tuple[str, str], methods: Sequence[str]) -> li
 
 
 def _cell(sample: Sequence[float]) -> str:
-    spread = f" ± {np.std(sample, ddof=1):.3f}" if len(sample) > 1 else ""
-    return f"{np.mean(sample):.3f}{spread}".replace("-", "−")
+    return mean_cell(np.array(sample), 3)
 
 
 def _notes(machine: dict[str, str]) -> list[str]:

@@ -9,7 +9,6 @@ several processes with different --sets or --folds may share it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -25,7 +24,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "grounding"))
 from page import PHRASES
 from real_page import write_page
 from start import TOWERS, write_start
-from study import FOLDS, make_ready
+from study import FOLDS, make_ready, study_parser
 from study import METHODS as TRAINED
 
 from openclip_eclip.evaluate.__main__ import main as evaluate
@@ -233,10 +232,7 @@ def make(place: Place, name: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("shared", type=Path, help="folder of the real sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, records")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser = study_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=USED, default=USED)
     parser.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(FOLDS)))
