@@ -19,13 +19,20 @@ STUDIES = ROOT / "scripts" / "studies"
 def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     for name in ("grounding", "real"):
         monkeypatch.syspath_prepend(str(STUDIES / name))
-    before = set(sys.modules)
+    # other studies have modules of the same names, before and after this one
+    for name in _of_studies():
+        monkeypatch.delitem(sys.modules, name)
     import real_study
 
     yield real_study
-    for name in set(sys.modules) - before:  # other studies have modules of these names
-        if str(STUDIES) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    for name in _of_studies():
+        del sys.modules[name]
+
+
+def _of_studies() -> list[str]:
+    folder = str(STUDIES)
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    return [name for name, file in files.items() if str(file).startswith(folder)]
 
 
 def write_folds(data: Path) -> None:
