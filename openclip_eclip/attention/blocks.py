@@ -15,6 +15,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from ..config import UserError
+from ..towers.frozen import type_of
 
 
 class Heads(NamedTuple):
@@ -46,14 +47,14 @@ def blocks_of(visual: nn.Module, method: str) -> list[Block]:
         found = []
     if not found:
         raise UserError(
-            f"attention method {method}: the image tower {_name(visual)} has no blocks of"
+            f"attention method {method}: the image tower {type_of(visual)} has no blocks of"
             " self-attention over all positions; expected a ViT. Try similarity or gradcam."
         )
     for block in found:
         if type(block.attention) not in (nn.MultiheadAttention, Attention):
             raise UserError(
                 f"attention method {method}: the attention {type(block.attention).__name__} of the"
-                f" image tower {_name(visual)} is not known; expected that of a plain ViT. Try"
+                f" image tower {type_of(visual)} is not known; expected that of a plain ViT. Try"
                 " similarity or gradcam."
             )
     return found
@@ -66,10 +67,6 @@ def is_plain_vit(visual: nn.Module) -> bool:
     except UserError:
         return False
     return True
-
-
-def _name(visual: nn.Module) -> str:
-    return type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
 
 
 def heads_of(attention: nn.Module, x: Tensor) -> Heads:
