@@ -11,10 +11,8 @@ from .config import UserError
 from .flag_checks import check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES
 from .params import EXPERTS, HEATMAPS, eclip_parser
-from .recipes import FINE_TUNING
+from .recipes import FINE_TUNING, KEPT_METHODS
 from .same_text import check_same_text
-
-KEPT_METHODS = ("clip", "align")  # those whose images are views of the data, for --cache-tokens
 
 # flags of open_clip that do not work with heatmaps, and what to do instead
 UNSUPPORTED = {

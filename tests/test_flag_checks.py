@@ -49,6 +49,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
         (["--model", "coca_ViT-B-32"], "CoCa"),
         (["--expert-batch-size", "3"], "without --expert-data"),
         (["--recipe", "eclip-p"], "give --pretrained"),
+        (["--recipe", "small-data"], "give --pretrained"),
         (["--model", "local-dir:nowhere"], "no open_clip_config.json"),
         (["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"], "holds no weights"),
         (["--recipe", "clip", "--expert-data", "x.csv"], "uses no annotation"),
@@ -419,6 +420,7 @@ def test_every_own_flag_has_help_and_recipes_are_named() -> None:
         "eclip-p",
         "m3-mix",
         "eclip-plus",
+        "small-data",
     }
     assert with_recipe(None, ["--lr", "1"]) == ["--lr", "1"]
     args = argparse.Namespace(batch_size=5, recipe="clip", accum_freq=1)

@@ -42,12 +42,11 @@ from openclip_eclip.params import (
     build_method,
     eclip_config,
     eclip_parser,
-    fill_alignment,
     method_names,
     parse_host,
     with_runs_dir,
 )
-from openclip_eclip.recipes import fill_batch_size, with_recipe
+from openclip_eclip.recipes import fill_batch_size, fill_recipe, with_recipe
 from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
 from openclip_eclip.towers.frozen import FrozenText
 
@@ -125,10 +124,10 @@ class Patches:
         args = parse_host(self.originals["parse_args"], host_argv)
         vars(args).update(vars(ours))
         names = method_names(args)
+        fill_recipe(args, names)
         reject_unsupported(args, names)
         check_names(args)
         check_optimiser(args)
-        fill_alignment(args, names)
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # detected for each table; open_clip's default is the tab

@@ -22,6 +22,7 @@ import pandas as pd
 
 sys.path.insert(1, str(Path(__file__).parents[1] / "grounding"))
 from page import PHRASES
+from real_choices import severity, two_way
 from real_page import write_page
 from start import TOWERS, write_start
 from study import FOLDS, make_ready, study_parser
@@ -183,8 +184,8 @@ def searched(place: Place, name: str, table: Path, validation: Path) -> tuple[Pa
     return best[0], {"rate": best[2], "search": found}
 
 
-def measured(place: Place, model: Path | str, tables: dict[str, Path]) -> dict:
-    """Retrieval among the images of the fold, and grounding of its regions."""
+def measured(place: Place, model: Path, tables: dict[str, Path], shared: Path) -> dict:
+    """Retrieval among the images of the fold, grounding of its regions, and the set's own task."""
     values = {}
     shared = ("--model", model, "--device", "cpu", "--patient-column", "group")
     for task, flags in (
@@ -200,7 +201,14 @@ def measured(place: Place, model: Path | str, tables: dict[str, Path]) -> dict:
             raise SystemExit(f"evaluate {task} failed for {model}")
         values[task] = json.loads((out / "result.json").read_text())["values"]
         shutil.rmtree(out)
-    return {
+    data, own = place.work / place.name, {}
+    if place.name == "winograd_gaze":
+        rows = all_rows(data, "train")
+        own = {"choice": two_way(model, data, rows[rows["fold"] == str(place.fold)])}
+    elif place.name == "covid_cxr":
+        rows = all_rows(data, "train")
+        own = {"severity": severity(model, data, rows[rows["fold"] == str(place.fold)], shared)}
+    return own | {
         "retrieval": values["retrieval"],
         "grounding": {
             name: values["grounding"][name] for name in ("phrases_with_region", "images", "methods")
@@ -208,7 +216,7 @@ def measured(place: Place, model: Path | str, tables: dict[str, Path]) -> dict:
     }
 
 
-def make(place: Place, name: str) -> None:
+def make(place: Place, name: str, shared: Path) -> None:
     """Train and measure one method; nothing where the set has too few annotations for it."""
     data, method = place.work / place.name, METHODS[name]
     tables = write_tables(data, place.fold)
@@ -225,7 +233,7 @@ def make(place: Place, name: str) -> None:
         "method": name,
         "machine": this_machine("cpu"),
         **facts,
-        **measured(place, run / "checkpoints" / "epoch_best.pt", tables),
+        **measured(place, run / "checkpoints" / "epoch_best.pt", tables, shared),
     }
     shutil.rmtree(run)
     write_whole(place.record(name), json.dumps(record, indent=1).encode())
@@ -249,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     write_start(place.start, None, fold, tower=tower)
                 for method in args.methods:
                     if not place.record(method).is_file():
-                        make(place, method)
+                        make(place, method, args.shared)
     found = [json.loads(path.read_text()) for path in sorted((work / "records").glob("*.json"))]
     write_page(found, args.out)
 
