@@ -235,6 +235,13 @@ def _convert_state_dict(model: Any, state: dict[str, Tensor]) -> dict[str, Tenso
             "the weights are those of a SigLIP model (logit_bias): add --siglip, or take a SigLIP"
             " model."
         )
+    if "logit_bias" not in state and getattr(model, "logit_bias", None) is not None:
+        # open_clip sets it to 0, where SigLIP begins with -10: most pairs do not belong together
+        logger.warning(
+            "eclip: --siglip, but the weights are those of a CLIP without logit_bias: it begins at"
+            " 0, so that the first loss is high, and training has to find it; start from a SigLIP"
+            " model if there is one"
+        )
     if getattr(model, "fresh_weights", None):
         state, model.fresh_weights = carry_over(model, state)
     return state

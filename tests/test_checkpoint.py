@@ -396,6 +396,18 @@ def test_weights_of_another_architecture_are_an_error_of_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("bias", [None, -10.0])
+def test_siglip_with_weights_of_a_clip_is_said(
+    bias: float | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {} if bias is None else {"init_logit_bias": bias}
+    torch.save(open_clip.create_model("tiny", **options).state_dict(), tmp_path / "x.pt")
+    caplog.clear()
+    model = open_clip.create_model("tiny", pretrained=str(tmp_path / "x.pt"), init_logit_bias=-10.0)
+    assert model.logit_bias == (bias or 0)
+    assert ("it begins at 0" in caplog.text) == (bias is None)
+
+
 # ---- flags that open_clip ignores without a word
 
 

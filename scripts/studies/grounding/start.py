@@ -8,6 +8,7 @@ origin), with open_clip's attention pool behind it; or EfficientNet-Lite0 from
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -53,10 +54,16 @@ TOWERS = ("vit-s14", "efficientnet-lite0")
 
 
 def write_start(
-    folder: Path, onnx: Path | None, seed: int, pool: str = "attention", tower: str = TOWERS[0]
+    folder: Path,
+    onnx: Path | None,
+    seed: int,
+    pool: str = "attention",
+    tower: str = TOWERS[0],
+    siglip: bool = False,
 ) -> None:
     """An open_clip `local-dir:` folder; `tower`: one of TOWERS; `pool`: of the ViT, one of POOLS.
 
+    `siglip`: with SigLIP's initial scale and bias (arXiv 2303.15343, §3.2), for its loss.
     ValueError: other weights than expected in the file.
     """
     folder.mkdir(parents=True)
@@ -78,6 +85,8 @@ def write_start(
         "text_cfg": text,
         "custom_text": True,
     }
+    if siglip:
+        model_cfg |= {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
     config = {"model_cfg": model_cfg, "preprocess_cfg": IMAGENET if is_vit else HALF}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     torch.manual_seed(seed)

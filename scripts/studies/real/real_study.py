@@ -34,6 +34,8 @@ from openclip_eclip.machine import this_machine
 from openclip_eclip.train import main as train
 
 STEPS, BATCH, RATES = 120, 64, (3e-4, 1e-3, 3e-3)
+SHORT = 40  # steps where the towers learn
+FROZEN = ("--freeze-image", "all", "--freeze-text", "all")
 SIDE = 224  # pixels of the shorter side of images, at least those of a tower
 TESTED = 60  # images of a fold for grounding, at most
 USED = ("covid_cxr", "coco_small", "winograd_gaze", "stamps")
@@ -42,23 +44,46 @@ USED = ("covid_cxr", "coco_small", "winograd_gaze", "stamps")
 @dataclass(frozen=True)
 class Method:
     """`flags` of its training; `maps`: whose maps it sees; `share` of the training images that are
-    annotated, at most; `rate_of`: the method whose learning rate it takes, else it is searched."""
+    annotated, at most; `rate_of`: the method whose learning rate it takes, else it is one of
+    `rates`; `towers`: flags on what is trained; `steps`: its length."""
 
     flags: Sequence[str]
     maps: str = "own"
     share: float = 1.0
     rate_of: str = ""
+    rates: Sequence[float] = RATES
+    towers: Sequence[str] = FROZEN
+    steps: int = STEPS
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.towers == FROZEN
+
+    @property
+    def is_siglip(self) -> bool:
+        return "--siglip" in self.flags
 
 
 PLUS = TRAINED["eclip-plus"]
 CLIP, OTHERS = "CLIP", "eclip-plus, other images' maps"
+SIGLIP = [*("--method", "clip"), "--siglip"], [*PLUS, "--siglip"]
+# towers that learn cost 50 times as much a step: fewer steps, and two rates instead of three
+LORA = {"towers": ["--lora-image", "8", "--lora-text", "8"], "rates": (3e-4, 1e-3), "steps": SHORT}
+WHOLE = {"towers": (), "rates": (3e-5, 1e-4), "steps": SHORT}
 METHODS = {
     CLIP: Method(["--method", "clip"]),
     "eclip-plus": Method(PLUS),
     OTHERS: Method(PLUS, maps="shuffled"),
     "eclip-plus, 15 % annotated": Method(PLUS, share=0.15, rate_of="eclip-plus"),
     "eclip-plus, 5 % annotated": Method(PLUS, share=0.05, rate_of="eclip-plus"),
+    "CLIP, SigLIP's loss": Method(SIGLIP[0]),
+    "eclip-plus, SigLIP's loss": Method(SIGLIP[1]),
+    "CLIP, LoRA": Method(["--method", "clip"], **LORA),
+    "eclip-plus, LoRA": Method(PLUS, **LORA),
+    "CLIP, all weights": Method(["--method", "clip"], **WHOLE),
+    "eclip-plus, all weights": Method(PLUS, **WHOLE),
 }
+FAST = [name for name, method in METHODS.items() if method.is_frozen and not method.is_siglip]
 
 
 # ---- tables
@@ -124,9 +149,12 @@ class Place:
     tower: str
     fold: int
 
-    @property
-    def start(self) -> Path:
-        return self.work / f"start_{self.tower}_{self.fold}"
+    def start(self, siglip: bool) -> Path:
+        """The initial model, which is written where it is missing."""
+        folder = self.work / f"start_{self.tower}_{self.fold}{'_siglip' * siglip}"
+        if not folder.is_dir():
+            write_start(folder, None, self.fold, tower=self.tower, siglip=siglip)
+        return folder
 
     def record(self, method: str) -> Path:
         key = f"{self.name}-{self.tower}-{self.fold}-{list(METHODS).index(method)}"
@@ -137,15 +165,16 @@ def train_run(place: Place, name: str, rate: float, table: Path, validation: Pat
     """Train STEPS steps; the folder of the run, which keeps its best epoch."""
     method = METHODS[name]
     rows = len(pd.read_csv(table))
-    epochs = max(1, round(STEPS / (rows // BATCH)))
+    epochs = max(1, round(method.steps / (rows // BATCH)))
+    kept = ("--cache-tokens", place.work / "tokens", "--cache-crops", 2)
     run = place.work / "runs" / f"{place.record(name).stem}-{rate:g}"
     shutil.rmtree(run, ignore_errors=True)
-    windows = ["--align-windows"] if place.name in PHRASES and name != CLIP else []
+    aligns = "align" in method.flags
+    windows = ["--align-windows"] if place.name in PHRASES and aligns else []
     flags = (
-        *("--model", f"local-dir:{place.start}", "--train-data", table, "--seed", place.fold),
-        *("--freeze-image", "all", "--freeze-text", "all"),
-        *("--cache-tokens", place.work / "tokens", "--cache-crops", 2),
-        *("--batch-size", BATCH, "--epochs", epochs, "--warmup", STEPS // 10, "--lr", rate),
+        *("--model", f"local-dir:{place.start(method.is_siglip)}", "--seed", place.fold),
+        *("--train-data", table, *method.towers, *(kept if method.is_frozen else ())),
+        *("--batch-size", BATCH, "--epochs", epochs, "--warmup", method.steps // 10, "--lr", rate),
         *("--wd", 0.01, "--workers", 0, "--precision", "fp32", "--device", "cpu"),
         *("--val-data", validation, "--val-frequency", max(1, epochs // 12)),
         *("--keep-best", "mean-rank", "--save-frequency", 0),
@@ -165,7 +194,7 @@ def kept_value(run: Path) -> dict[str, float]:
 def searched(place: Place, name: str, table: Path, validation: Path) -> tuple[Path, dict]:
     """The run with the best rate on the validation images, and what the search found."""
     method = METHODS[name]
-    rates = RATES
+    rates = method.rates
     if method.rate_of:
         rates = (json.loads(place.record(method.rate_of).read_text())["rate"],)
     best, found = None, {}
@@ -244,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=USED, default=USED)
     parser.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(FOLDS)))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=FAST)
     args = parser.parse_args(argv)
     work = args.work.resolve()
     (work / "records").mkdir(parents=True, exist_ok=True)
@@ -253,8 +282,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for fold in args.folds:
             for name in args.sets:
                 place = Place(work, name, tower, fold)
-                if not place.start.is_dir():
-                    write_start(place.start, None, fold, tower=tower)
                 for method in args.methods:
                     if not place.record(method).is_file():
                         make(place, method, args.shared)
