@@ -213,7 +213,7 @@ def searched(place: Place, name: str, table: Path, validation: Path) -> tuple[Pa
     return best[0], {"rate": best[2], "search": found}
 
 
-def measured(place: Place, model: Path, tables: dict[str, Path], shared: Path) -> dict:
+def measured(place: Place, model: Path, tables: dict[str, Path], source: Path) -> dict:
     """Retrieval among the images of the fold, grounding of its regions, and the set's own task."""
     values = {}
     shared = ("--model", model, "--device", "cpu", "--patient-column", "group")
@@ -236,7 +236,7 @@ def measured(place: Place, model: Path, tables: dict[str, Path], shared: Path) -
         own = {"choice": two_way(model, data, rows[rows["fold"] == str(place.fold)])}
     elif place.name == "covid_cxr":
         rows = all_rows(data, "train")
-        own = {"severity": severity(model, data, rows[rows["fold"] == str(place.fold)], shared)}
+        own = {"severity": severity(model, data, rows[rows["fold"] == str(place.fold)], source)}
     return own | {
         "retrieval": values["retrieval"],
         "grounding": {
