@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 STATE_KEY = "eclip"  # our part of a training checkpoint, beside open_clip's keys
 LATEST = "epoch_latest.pt"  # of --save-most-recent
 BEST = "epoch_best.pt"  # of --keep-best
+BEST_RECORD = "epoch_best.json"  # beside it: {measure, value, epoch}
 NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
 LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")  # ends of the keys of peft's layers

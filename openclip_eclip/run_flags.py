@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 
 from .towers.frozen import ALL, BLOCKS, blocks_of
 
 CACHE_CROPS = 4  # default of --cache-crops
-KEPT_METRICS = ("val-loss", "mean-rank", "recall@5", "grounding")  # of --keep-best
+
+
+def _mean_of(name: str) -> Callable[[Mapping[str, float]], float]:
+    return lambda found: (found[f"image_to_text_{name}"] + found[f"text_to_image_{name}"]) / 2
+
+
+# what open_clip's evaluation gives (a line of its results.jsonl), by the names of --keep-best
+OF_EVALUATION: dict[str, Callable[[Mapping[str, float]], float]] = {
+    "val-loss": lambda found: found["clip_val_loss"],
+    "mean-rank": _mean_of("mean_rank"),
+    "recall@5": _mean_of("R@5"),
+}
+KEPT_METRICS = (*OF_EVALUATION, "grounding")
 
 
 def kept_views(args: argparse.Namespace) -> int | None:

@@ -8,32 +8,19 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from open_clip_train.distributed import broadcast_object, is_master
 
-from openclip_eclip.checkpoint_files import BEST
+from openclip_eclip.checkpoint_files import BEST, BEST_RECORD
 from openclip_eclip.files import write_whole
 
 from .resume import PARTIAL, sync_folder
 
 logger = logging.getLogger(__name__)
 
-RECORD = "epoch_best.json"  # beside BEST
-
-
-def _mean_of(name: str) -> Callable[[Mapping[str, float]], float]:
-    return lambda found: (found[f"image_to_text_{name}"] + found[f"text_to_image_{name}"]) / 2
-
-
-# what open_clip's evaluation gives, by the names of --keep-best; `grounding` is ours
-OF_EVALUATION: dict[str, Callable[[Mapping[str, float]], float]] = {
-    "val-loss": lambda found: found["clip_val_loss"],
-    "mean-rank": _mean_of("mean_rank"),
-    "recall@5": _mean_of("R@5"),
-}
 LOWER = ("val-loss", "mean-rank")  # lower is better
 
 
@@ -148,14 +135,14 @@ class Best:
         finally:
             temporary.unlink(missing_ok=True)  # still there where both were one file
         facts = {name: state[name] for name in ("measure", "value", "epoch")}
-        write_whole(self.folder / RECORD, (json.dumps(facts) + "\n").encode())
+        write_whole(self.folder / BEST_RECORD, (json.dumps(facts) + "\n").encode())
         sync_folder(self.folder)
 
 
 def _recorded_epoch(folder: Path) -> int | None:
     """The epoch of BEST in `folder`; None without it."""
     try:
-        epoch = json.loads((folder / RECORD).read_text(encoding="utf-8"))["epoch"]
+        epoch = json.loads((folder / BEST_RECORD).read_text(encoding="utf-8"))["epoch"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return epoch if (folder / BEST).is_file() else None

@@ -11,8 +11,10 @@ from typing import Any
 from open_clip_train.distributed import broadcast_object, is_master
 from torch import nn
 
+from openclip_eclip.run_flags import OF_EVALUATION
+
 from . import grounding
-from .best import OF_EVALUATION, Best
+from .best import Best
 from .learning_curve import LearningCurve
 from .saving import MidEpochSaver
 

@@ -21,11 +21,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..checkpoint_files import BEST, BEST_RECORD
 from ..files import write_whole
+from ..json_text import read_json
 from .anatomy import anatomy_of, check_same_anatomy
 from .page import machine_kinds
 from .rows import SETTINGS, Flags, Method
 
+MEASURE = "mean-rank"  # of --keep-best: it chooses the epoch of a run with a validation table
 VALIDATION = "validation.jsonl"  # in a run folder: a line of scores for each validated epoch
 
 
@@ -109,7 +112,7 @@ class Bench:
     """The paths of a benchmark's files, and how its runs are made.
 
     `tests`: {name: table}; `tasks`: {task of openclip_eclip.evaluate: flags}; `validation`: a table
-    whose mean rank chooses the checkpoint of a run, else the last one is taken; `home`: the bench
+    that chooses the epoch of a run by MEASURE, else the last one is taken; `home`: the bench
     of the runs that others start from, by default this one; `settings`: flags as in SETTINGS,
     instead of those that `args.settings` names.
     """
@@ -206,15 +209,16 @@ class Bench:
         seconds = worker.run(
             "openclip_eclip.train", [*flags, *self.train_flags], self.log(method, seed)
         )
-        epoch = best_epoch(folder) if self.validation else None
+        checkpoints, epoch = folder / "checkpoints", None
         worker.run(
             "openclip_eclip.export",
-            [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain],
+            [checkpoints / BEST if self.validation else folder, plain],
             self.log(method, seed, "-export"),
         )
         if self.validation:
-            shutil.copy(folder / "checkpoints" / "results.jsonl", folder / VALIDATION)
-            shutil.rmtree(folder / "checkpoints")
+            epoch = read_json(checkpoints / BEST_RECORD)["epoch"]
+            shutil.copy(checkpoints / "results.jsonl", folder / VALIDATION)
+            shutil.rmtree(checkpoints)
         facts = {
             "seconds": seconds,
             "views": views(folder),
@@ -235,11 +239,12 @@ class Bench:
         elif args.model:
             flags += ["--model", args.model]
         flags += [str(flag).replace("{data}", str(args.data)) for flag in method.flags]
-        flags += self.length(method)
+        # the last epoch is saved anyway, and an interrupted run starts again
+        flags += ["--save-frequency", 0, *self.length(method)]
         if args.expert_data and method.annotated:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
-            flags += ["--val-data", self.validation]
+            flags += ["--val-data", self.validation, "--keep-best", MEASURE, "--keep-last", 1]
         return flags
 
     def training_data(self, method: Method, seed: int, worker: Worker) -> Path | str:
@@ -270,7 +275,7 @@ class Bench:
     def length(self, method: Method) -> list[str | int]:
         """Flags for whole epochs with at least the steps of --steps, none for the recipe's length.
 
-        With validation, the run is measured and saved eight times.
+        With validation, the run is validated eight to sixteen times, at most once an epoch.
         """
         steps = self.args.tune_steps if method.start else self.args.steps
         if steps is None:
@@ -281,10 +286,8 @@ class Bench:
         epochs = -(
             -steps * method.length // max(1, samples // int(flags.get("--batch-size", batch)))
         )
-        if not self.validation:
-            return ["--epochs", epochs, "--save-frequency", epochs]
-        often = max(1, epochs // 8)
-        return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
+        often = ["--val-frequency", max(1, epochs // 8)] if self.validation else []
+        return ["--epochs", epochs, *often]
 
     def facts(self, method: Method, seed: int) -> dict:
         return json.loads(self.facts_file(method, seed).read_text())
@@ -307,22 +310,6 @@ class Bench:
                 self.args.out / "logs" / f"compare-{folder.name}.txt",
             )
         return json.loads((folder / "result.json").read_text())["values"]
-
-
-def best_epoch(folder: Path) -> int:
-    """The saved epoch with the lowest mean rank on the validation pairs, summed over directions."""
-    lines = [
-        json.loads(line)
-        for line in (
-            (folder / "checkpoints" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        )
-    ]
-    saved = [
-        line for line in lines if (folder / "checkpoints" / f"epoch_{line['epoch']}.pt").is_file()
-    ]
-    return min(
-        saved, key=lambda line: line["image_to_text_mean_rank"] + line["text_to_image_mean_rank"]
-    )["epoch"]
 
 
 def cpu_name() -> str:

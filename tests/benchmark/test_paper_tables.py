@@ -21,7 +21,7 @@ from openclip_eclip.benchmark.align_page import page as align_page
 from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
 from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
 from openclip_eclip.benchmark.rows import TABLES, Method
-from openclip_eclip.benchmark.runner import Worker, best_epoch
+from openclip_eclip.benchmark.runner import Worker
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
@@ -476,19 +476,3 @@ def test_a_worker_restarts_after_a_crash(tmp_path: Path, monkeypatch: pytest.Mon
     for i in range(2):
         assert worker.run("platform", [], tmp_path / f"{i}.txt") > 0
         assert (tmp_path / f"{i}.txt").read_text().strip()
-
-
-def test_best_epoch_is_chosen_on_validation(tmp_path: Path) -> None:
-    """It is the saved epoch with the lowest mean rank over both directions."""
-    (tmp_path / "checkpoints").mkdir()
-    ranks = {2: (9, 9), 4: (1, 30), 6: (8, 7), 8: (2, 2)}
-    (tmp_path / "checkpoints" / "results.jsonl").write_text(
-        "".join(
-            json.dumps({"epoch": epoch, "image_to_text_mean_rank": a, "text_to_image_mean_rank": b})
-            + "\n"
-            for epoch, (a, b) in ranks.items()
-        )
-    )
-    for epoch in (2, 4, 6):
-        (tmp_path / "checkpoints" / f"epoch_{epoch}.pt").touch()
-    assert best_epoch(tmp_path) == 6

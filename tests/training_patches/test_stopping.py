@@ -13,11 +13,11 @@ import torch
 from conftest import BASIC, Launcher, write_table
 from test_mid_epoch import at_step, checkpoints, send, signal
 
-from openclip_eclip import train
+from openclip_eclip import run_flags, train
 from openclip_eclip.checkpoint import export_plain, newest_complete
 from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
-from training_patches import best, saving
+from training_patches import saving
 from training_patches.best import Best
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def data(tmp_path: Path) -> list[object]:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation losses are VALUES."""
     monkeypatch.setitem(
-        best.OF_EVALUATION, "val-loss", lambda found: float(VALUES[found["epoch"] - 1])
+        run_flags.OF_EVALUATION, "val-loss", lambda found: float(VALUES[found["epoch"] - 1])
     )
 
 
@@ -196,7 +196,7 @@ def test_means_of_both_directions_and_ties(tmp_path: Path, monkeypatch: pytest.M
     found = {"clip_val_loss": 0.5}
     for way, rank, recall in (("image_to_text", 3.0, 0.2), ("text_to_image", 4.0, 0.6)):
         found |= {f"{way}_mean_rank": rank, f"{way}_R@5": recall}
-    values = {name: value(found) for name, value in best.OF_EVALUATION.items()}
+    values = {name: value(found) for name, value in run_flags.OF_EVALUATION.items()}
     assert values == {"val-loss": 0.5, "mean-rank": 3.5, "recall@5": pytest.approx(0.4)}
     kept: list[int] = []
     monkeypatch.setattr(Best, "_keep", lambda self, path, state: kept.append(state["epoch"]))

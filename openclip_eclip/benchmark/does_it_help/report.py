@@ -16,7 +16,7 @@ from .examples import NO_MODEL, curve_figure, draw_examples
 from .live import duration
 from .methods import RECIPE, TESTED, Choice
 from .regions import LEAST_REACHABLE, Regions, make_regions, read_test_regions
-from .runs import Runs, mean_rank
+from .runs import Runs
 from .scores import TaskScores, measure
 from .verdict import ATTENTION, MARGIN, Interval, answer, outcome, percent, points
 
@@ -286,13 +286,12 @@ def _differences(scores: Sequence[TaskScores], names: Sequence[str], tested: str
 def _curves(
     runs: Runs, choices: Sequence[Choice], seeds: Sequence[int], best: dict[str, float]
 ) -> dict[str, list[tuple[list[float], list[float]]]]:
-    epoch = max(1, runs.data.rows // runs.settings.batch_size)
-    curves = {}
+    steps = max(1, runs.data.rows // runs.settings.batch_size)  # of an epoch
+    curves: dict[str, list[tuple[list[float], list[float]]]] = {}
     for choice in choices:
-        lines = [runs.curve(choice, best[choice.name], seed) for seed in seeds]
+        ranks = [runs.curve(choice, best[choice.name], seed) for seed in seeds]
         curves[choice.name] = [
-            ([line["epoch"] * epoch for line in part], [mean_rank(line) for line in part])
-            for part in lines
+            ([epoch * steps for epoch in of_seed], list(of_seed.values())) for of_seed in ranks
         ]
     return curves
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config import UserError
+from ...run_flags import OF_EVALUATION
 from ..rows import Flags, Method
-from ..runner import VALIDATION, Bench, Workers
+from ..runner import MEASURE, VALIDATION, Bench, Workers
 from .data import Data
 from .methods import Choice
 
@@ -102,16 +103,16 @@ class Runs:
     def seconds(self, choice: Choice, rate: float, seed: int) -> float:
         return self.bench.facts(self.method(choice, rate), seed)["seconds"]
 
-    def curve(self, choice: Choice, rate: float, seed: int) -> list[dict[str, float]]:
-        """The scores of each validated epoch of a run that has ended."""
+    def curve(self, choice: Choice, rate: float, seed: int) -> dict[int, float]:
+        """{validated epoch: mean rank of both directions; lower is better} of an ended run."""
         text = (self.folder(choice, rate, seed) / VALIDATION).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        lines = map(json.loads, text.splitlines())
+        return {line["epoch"]: OF_EVALUATION[MEASURE](line) for line in lines}
 
     def validation_rank(self, choice: Choice, rate: float, seed: int) -> float:
-        """Mean rank of the chosen epoch on validation, both directions; lower is better."""
+        """The mean rank of the chosen epoch on validation."""
         epoch = self.bench.facts(self.method(choice, rate), seed)["epoch"]
-        (line,) = [line for line in self.curve(choice, rate, seed) if line["epoch"] == epoch]
-        return mean_rank(line)
+        return self.curve(choice, rate, seed)[epoch]
 
     def is_trained(self, choice: Choice, rate: float, seed: int) -> bool:
         return self.bench.facts_file(self.method(choice, rate), seed).is_file()
@@ -183,8 +184,3 @@ class Runs:
                 if error := next((job.exception() for job in ended if job.exception()), None):
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise error
-
-
-def mean_rank(line: dict[str, float]) -> float:
-    """The mean of both directions' mean rank, of a line of validation scores."""
-    return (line["image_to_text_mean_rank"] + line["text_to_image_mean_rank"]) / 2
