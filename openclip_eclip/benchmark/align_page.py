@@ -66,8 +66,8 @@ def _introduction(facts: dict) -> list[str]:
         ),
         "- **Model**: a ResNet with attention pooling over 8 x 8 positions, trained from scratch.",
         (
-            "- **Checkpoint**: of the eight of a run, the one with the best mean rank on 300"
-            " validation pairs."
+            "- **Checkpoint**: of the validated epochs of a run, the one with the best mean rank on"
+            " 300 validation pairs."
         ),
         (
             "- **Numbers**: mean ± sd over seeds. Differences are paired by seed. Their 95 %"

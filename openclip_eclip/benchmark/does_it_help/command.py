@@ -160,7 +160,13 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
     began = time.time()
     choices = choose(args.methods)
     budget = read_budget(args.budget)
-    is_frozen = any(word.split("=")[0] == "--freeze-image" for word in extra)
+    given = {word.split("=")[0] for word in extra}
+    if "--minutes" in given:
+        raise UserError(
+            "--minutes: runs that the clock ends have different lengths and cannot be compared;"
+            " give --budget, e.g. --budget 30m for all runs together."
+        )
+    is_frozen = "--freeze-image" in given
     is_tuned = args.start and not is_frozen
     rates = tuple(args.lr or (TUNE_RATES if is_tuned else SCRATCH_RATES))
     _check_numbers(args, rates)

@@ -99,6 +99,14 @@ def test_changed_settings_are_an_error_that_names_them(tmp_path: Path) -> None:
         check_settings(tmp_path, {**record, "data": {"test.csv": "b"}})
 
 
+@pytest.mark.parametrize("flag", [["--minutes", "3"], ["--minutes=3"]])
+def test_runs_end_by_steps(flag: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = [f"--{name}-data=none.csv" for name in ("train", "val", "test")]
+    assert main([*data, "--model", "x", "--out", str(tmp_path / "out"), *flag]) == 2
+    assert "--budget 30m" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_live_table_counts_runs_and_forecasts_the_rest() -> None:
     stream = io.StringIO()
     table = LiveTable(choose(["CLIP", "eclip-plus"]), 2, {"CLIP": 10, "eclip-plus": 20}, 2, stream)
