@@ -125,6 +125,14 @@ def _sentences(found: Records, places: Sequence[tuple[str, str]]) -> list[str]:
         f"- Seconds of a run, with start and validation: CLIP {seconds[CLIP]:.0f}, eclip-plus"
         f" {seconds[PLUS]:.0f}."
     )
+    rates = [
+        record["rate"]
+        for records in found.values()
+        for record in records
+        if len(record["search"]) > 1
+    ]
+    counts = [f"{rate:g} in {rates.count(rate)}" for rate in sorted(set(rates))]
+    lines.append(f"- Of {len(rates)} searches, validation chose the rate {', '.join(counts)}.")
     return [*(line.replace("-0.", "−0.") for line in lines), ""]
 
 
