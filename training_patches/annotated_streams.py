@@ -37,12 +37,11 @@ def expert_stream(
     if size * batches > len(samples) and config.own_pairs == "diagonal" and args.rank == 0:
         enough = len(samples) // batches
         logger.warning(
-            "eclip: --expert-data has %d annotated samples, and a step of %d batches takes up to %d"
-            " of them each: copies of a sample in one step count as negatives of each other; give"
-            " %s",
+            "eclip: --expert-data has %d annotated samples, and a step has room for %d, %d on each"
+            " rank: copies of a sample in one step count as negatives of each other; give %s",
             len(samples),
-            batches,
-            size,
+            size * batches,
+            size * args.accum_freq,
             f"--expert-batch-size {enough}" if enough else "--eclip-own-pairs mask",
         )
     return _stream(args, config, samples, size, num_batches, curriculum)

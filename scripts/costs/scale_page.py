@@ -84,23 +84,24 @@ def page(figures: dict[str, Any]) -> list[str]:
         "## Annotated samples of a rank",
         "",
         "Even: one in 20 of every shard. Behind: as many, all in the last shards, as when an"
-        " annotated set is appended.",
+        f" annotated set is appended. {SHARDS} shards of {SAMPLES}.",
         "",
-        "| data | annotated | share of a rank's epoch, smallest | mean | largest |",
-        "|---|---|---|---|---|",
+        "| ranks | annotated | share of a rank's epoch, smallest | mean | largest |"
+        f" batches without any | most of {BATCH} |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {name} | {where} | {part[key]['smallest']:.2%} | {part[key]['mean']:.2%} |"
-            f" {part[key]['largest']:.2%} |"
-            for name, part in _epochs(figures)
-            for where, key in WHERE
-            if key in part
+            f"| {ranks} | {where} | {part[key]['smallest']:.2%} | {part[key]['mean']:.2%} |"
+            f" {part[key]['largest']:.2%} | {rest} |"
+            for where, key in (("even", "spread"), ("behind", "behind"))
+            for ranks, part, rest in (
+                (f"all, 1 / {SCALE}", figures["epoch, even"], "– | –"),
+                (
+                    f"{', '.join(map(str, SOME))} in full",
+                    full,
+                    f"{full[key]['empty']:.1%} | {full[key]['most']}",
+                ),
+            )
         ),
-        "",
-        f"Batches at full scale, on ranks {', '.join(map(str, SOME))} alone:",
-        "",
-        f"| {SHARDS} shards of {SAMPLES}, annotated | batches without any | most of {BATCH} |",
-        "|---|---|---|",
-        *(f"| {where} | {full[key]['empty']:.1%} | {full[key]['most']} |" for where, key in WHERE),
         "",
         "The correlation between a shard's number and the step at which it is read is"
         f" {full['order']:.2f}: open_clip shuffles shards in a buffer of 2 000.",
@@ -117,9 +118,6 @@ def page(figures: dict[str, Any]) -> list[str]:
             for name, part in figures["experts"].items()
         ),
     ]
-
-
-WHERE = (("even", "spread"), ("behind", "behind"))
 
 
 def _epochs(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
