@@ -54,8 +54,8 @@ def page(figures: dict[str, Any]) -> list[str]:
         f" other ranks | {start['cpu_s']:.0f} s | {start['peak_mib']:.0f} MiB |"
         f" {start['kept_mib']:.0f} MiB |",
         f"| table of {ROWS} rows | the first rank: files and check, extrapolated from"
-        f" {CHECKED_ROWS} rows | {check:.0f} s | {first['peak_mib'] * ROWS / CHECKED_ROWS:.0f} MiB"
-        f" | {first['kept_mib'] * ROWS / CHECKED_ROWS:.0f} MiB |",
+        f" {CHECKED_ROWS} rows; memory as measured there | {check:.0f} s |"
+        f" {first['peak_mib']:.0f} MiB | {first['kept_mib']:.0f} MiB |",
         f"| | the other ranks: reading | {table['cpu_s']:.0f} s | {table['peak_mib']:.0f} MiB |"
         f" {table['kept_mib']:.0f} MiB |",
         f"| | the order of an epoch, on each rank | {figures['epoch, table']['cpu_s']:.0f} s |"
@@ -68,7 +68,7 @@ def page(figures: dict[str, Any]) -> list[str]:
         "",
         "## How often a sample comes in an epoch",
         "",
-        f"All ranks of the first line are counted at a scale of 1 / {SCALE}: that part of the"
+        f"All ranks of the first and the last line are counted at a scale of 1 / {SCALE}: that part of the"
         " samples of a shard, of a batch and of the shuffle's buffer, and as many shards, workers"
         f" and steps. The second is of ranks {', '.join(map(str, SOME))} in full. With"
         " --dataset-resampled, the shards that all workers draw are counted.",
