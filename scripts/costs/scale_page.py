@@ -68,9 +68,10 @@ def page(figures: dict[str, Any]) -> list[str]:
         "",
         "## How often a sample comes in an epoch",
         "",
-        f"All ranks of the first and the last line are counted at a scale of 1 / {SCALE}: that part of the"
-        " samples of a shard, of a batch and of the shuffle's buffer, and as many shards, workers"
-        f" and steps. The second is of ranks {', '.join(map(str, SOME))} in full. With"
+        "All ranks of the first and the last line are counted at a scale of"
+        f" 1 / {SCALE}: that part of the samples of a shard, of a batch and of the shuffle's"
+        " buffer, and as many shards, workers and steps."
+        f" The second is of ranks {', '.join(map(str, SOME))} in full. With"
         " --dataset-resampled, the shards that all workers draw are counted.",
         "",
         "| data | never | once | more often | most | steps |",
