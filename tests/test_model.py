@@ -8,12 +8,14 @@ import pytest
 import torch
 from reference import algorithm1 as reference
 
+from openclip_eclip.batching import curriculum
 from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slots
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.priming import reconstruction_errors
+from openclip_eclip.streams import EXPERT_ORDER
 
 
 def build_model(**eclip_cfg) -> torch.nn.Module:
@@ -229,3 +231,18 @@ def test_expert_slots_visit_every_sample_equally_and_resume_anywhere() -> None:
     assert whole[:10].tolist() != whole[10:20].tolist()
     assert (expert_slots(3, 7, 9, 10) == whole[7:16]).all()
     assert expert_slots(4, 0, 10, 10).tolist() != whole[:10].tolist()
+
+
+def test_a_lap_over_the_experts_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permutation of half a million samples takes longer than all else a batch draws."""
+    laps: list[int] = []
+
+    class Order:
+        def generator(self, seed: int, lap: int) -> np.random.Generator:
+            laps.append(lap)
+            return EXPERT_ORDER.generator(seed, lap)
+
+    monkeypatch.setattr(curriculum, "EXPERT_ORDER", Order())
+    for first in range(0, 40, 4):  # the third and the fifth reach into the next lap
+        expert_slots(987654321, first, 4, 10)
+    assert laps == [0, 1, 2, 3]

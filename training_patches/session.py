@@ -16,7 +16,6 @@ from open_clip_train.distributed import is_master
 from torch.utils.data import DataLoader
 
 from openclip_eclip.batching.curriculum import Curriculum
-from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
@@ -26,6 +25,7 @@ from openclip_eclip.params import Method
 from openclip_eclip.recipes import fill_schedule
 from openclip_eclip.run_flags import kept_views
 
+from .annotated_streams import expert_stream, oversampled_stream
 from .announced import Announced
 from .caption_length import announce_lengths
 from .known_again import match_training_images
@@ -33,7 +33,7 @@ from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .resume import random_state, set_random_state
 from .run_log import RunLog
 from .saving import MidEpochSaver
-from .signals import Signals, ignore_in_worker
+from .signals import Signals
 from .train_data import TrainSource, expert_samples, train_source
 
 logger = logging.getLogger(__name__)
@@ -148,8 +148,7 @@ class Session:
             samples, names, added = expert_samples(args, transform, tokenizer, self.method.windows)
             with_windows = None if with_windows is None else with_windows + added
             announce_lengths(args, "--expert-data", samples, tokenizer, self.method.windows)
-            size = args.expert_batch_size or max(1, args.batch_size // 2)
-            expert = self._stream(samples, size, loader.num_batches, curriculum)
+            expert = expert_stream(args, self.config, samples, loader.num_batches, curriculum)
             self.log.names.update(names)
             examples = samples
             if self.config.own_pairs != "diagonal":
@@ -176,63 +175,13 @@ class Session:
             annotated=annotated,
             mixes=self.method.mixes,
             expert=expert,
-            oversample=self._oversampled(source),
+            oversample=oversampled_stream(args, self.config, source, self.method.objectives),
             objectives=self.method.objectives,
             after_step=self.after_step,
             announced=source.announced,
             same_image=same_image,
             same_text=self.method.same_text.active,
         )
-
-    def _oversampled(self, source: TrainSource) -> DataLoader | None:
-        """The stream that fills batches up to an objective's share of annotated images.
-
-        None where the data has at least half of that share.
-        """
-        args, loader = self.args, source.info.dataloader
-        wanted = max((objective.oversample for objective in self.method.objectives), default=0.0)
-        if wanted == 0 or not source.annotated:
-            return None
-        if source.samples is None:
-            logger.warning(
-                "eclip: --train-data is not local: its annotated images cannot be oversampled to"
-                " fill %.3g %% of a batch",
-                100 * wanted,
-            )
-            return None
-        assert source.total is not None, "known samples are counted"
-        share = len(source.names) / source.total
-        if share >= wanted / 2:
-            return None
-        count = max(1, round((wanted - share) * args.batch_size))
-        logger.info(
-            "eclip: %.3g %% of --train-data has heatmaps: each batch of a rank gets %d of these"
-            " images once more, for alignment alone",
-            100 * share,
-            count,
-        )
-        return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
-
-    def _stream(
-        self, samples: Samples, size: int, num_batches: int, curriculum: Curriculum
-    ) -> DataLoader:
-        """A loader of up to `size` of `samples` for every batch of the training data."""
-        args = self.args
-        slots = ExpertSlots(
-            len(samples),
-            size,
-            num_batches,
-            curriculum,
-            self.config.alpha,
-            seed=args.seed,
-            accum_freq=args.accum_freq,
-            rank=args.rank,
-            world_size=args.world_size,
-            fixed_lam=self.config.lam,
-        )
-        loader = expert_loader(samples, slots, min(2, args.workers))
-        loader.worker_init_fn = ignore_in_worker
-        return loader
 
     # ---- epochs and steps
 
@@ -258,7 +207,7 @@ class Session:
         self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
 
     def end_epoch(self, is_evaluated: bool) -> None:
-        """Call it after open_clip's epoch; it collects every rank's state for a checkpoint."""
+        """Call it after open_clip's epoch; rank 0 collects every rank's state for a checkpoint."""
         if self.announced is not None and self.batches.first_batch == 0:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
@@ -266,14 +215,21 @@ class Session:
         self.log.end_epoch(self.all_views, self.loss)
 
     def _collect(self, batch: int | None = None) -> None:
-        """Collect the state of every rank; `batch`: finished batches, if the epoch is not done."""
+        """Collect the state of every rank on the first one, which writes the checkpoint.
+
+        `batch`: finished batches, if the epoch is not done.
+        """
         views = dict(self.loader.views) if self.loader else {}
         mine: dict[str, Any] = {"random": random_state(), "views": views}
         if batch is not None:
             mine["position"] = self.batches.checkpoint_state() | self._log_state()
         gathered = [mine] * self.args.world_size
         if self.args.world_size > 1:
-            dist.all_gather_object(gathered, mine, group=self.saver.group)
+            # not to all ranks: each would hold the views of all others
+            into = gathered if self.args.rank == 0 else None
+            dist.gather_object(mine, into, dst=0, group=self.saver.group)
+        if self.args.rank != 0:
+            return
         self.all_states = [rank["random"] for rank in gathered]
         self.all_views = Counter(self.views_before)
         for rank in gathered:

@@ -159,13 +159,13 @@ def expert_samples(
     return samples, names, with_windows if windows else 0
 
 
-def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
-    """DataError for bad samples, unless --on-bad-sample is skip, and if no sample is good."""
+def _good_or_stop(args: argparse.Namespace, report: Report, good: int, path: str) -> None:
+    """DataError for bad samples, unless --on-bad-sample is skip, and if none of them is `good`."""
     for warning in report.warnings if args.rank == 0 else ():
         logger.warning("eclip: %s: %s", path, warning)
     if args.on_bad_sample == "stop":
         raise_faults(report, path)
-    if not report.good:
+    if not good:
         raise DataError(f"{path}: not one good sample.")
 
 
@@ -212,7 +212,7 @@ def good_rows(
         report = check_table(
             table, windows=windows, decode_images=images, options=read_options(args)
         )
-        _good_or_stop(args, report, path)
+        _good_or_stop(args, report, len(report.good), path)
         bad = np.setdiff1d(np.arange(len(table)), report.good).tolist()
         return locations, bad, [str(fault) for fault in report.faults], report.samples
 
@@ -235,9 +235,9 @@ def shard_reports(
     reports = shared_work(
         args, shards, lambda part: check_shards(part, options, progress=args.rank == 0)
     )
-    report = join_reports(reports)
-    _good_or_stop(args, report, path)
-    _warn_faults(report.faults, report.samples - len(report.good), report.samples, path)
+    report, good = join_reports(reports), sum(report.good for report in reports)
+    _good_or_stop(args, report, good, path)
+    _warn_faults(report.faults, report.samples - good, report.samples, path)
     return reports
 
 

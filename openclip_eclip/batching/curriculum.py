@@ -6,6 +6,7 @@ Alg. 1, l. 6-9; §3.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -96,6 +97,13 @@ def expert_slots(seed: int, first: int, count: int, size: int) -> np.ndarray:
     for i, slot in enumerate(range(first, first + count)):
         lap, position = divmod(slot, size)
         if i == 0 or position == 0:
-            order = EXPERT_ORDER.generator(seed, lap).permutation(size)
+            order = _order(seed, lap, size)
         chosen[i] = order[position]
     return chosen
+
+
+# Many batches lie within one lap over a large set, and a batch may reach into the next lap; there
+# are two streams at most
+@lru_cache(maxsize=4)
+def _order(seed: int, lap: int, size: int) -> np.ndarray:
+    return EXPERT_ORDER.generator(seed, lap).permutation(size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_single_images_and_unique_texts_have_no_pair() -> None:
     assert expected_repeats("aab", 1) == expected_repeats([], 8) == (0, 0)
     assert expected_repeats(range(5000), 256).pairs == 0
     assert expected_repeats(range(5000), 256).share == pytest.approx(0, abs=1e-9)
+
+
+def test_many_texts_are_counted_in_little_memory() -> None:
+    texts = [f"report {i % 180_000}" for i in range(200_000)]
+    tracemalloc.start()
+    try:
+        line = describe_repeats(texts, 100_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert line and line.startswith("40000 of 200000 rows have a text that another row has too")
+    assert peak < 60 * len(texts)  # a Counter takes about 100 bytes a text
 
 
 def test_advice_begins_where_texts_repeat_much() -> None:

@@ -101,14 +101,12 @@ def check_shards(
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
-    """Join the reports of several shards; only the length of `good` is meaningful."""
-    good = sum(report.good for report in reports)
+    """Join the reports of several shards; `good` stays empty, since each shard has its own."""
     return Report(
         sum(report.samples for report in reports),
         sum(len(report.annotated) for report in reports),
         [fault for report in reports for fault in report.faults],
-        list(range(good)),
-        sum(report.windows for report in reports),
+        with_windows=sum(report.windows for report in reports),
         warnings=[
             f"{report.shard.name}: {warning}" for report in reports for warning in report.warnings
         ],

@@ -87,7 +87,7 @@ class CsvTable:
     images: Sequence[Path | None]  # None: a blank cell, a fault of the row
     captions: list[str]
     heatmaps: Sequence[Path | None]  # None: not annotated
-    rows: list[int]  # their numbers in the file; the first row after the header is 1
+    rows: Sequence[int]  # their numbers in the file; the first row after the header is 1
     windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
     groups: list[str] = field(default_factory=list)  # empty: no column is named
@@ -225,7 +225,7 @@ def read_csv_table(
         files("images", frame[columns.image]),
         frame[columns.caption].tolist(),
         files("heatmaps", maps),
-        list(range(1, len(frame) + 1)),
+        range(1, len(frame) + 1),
         files("windows", windows),
         frame[columns.label].tolist() if columns.label in frame else [],
         frame[columns.group].str.strip().tolist() if columns.group else [],
