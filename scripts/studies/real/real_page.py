@@ -33,8 +33,13 @@ OWN = {
 }
 
 
-def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write OUT/real.md, .json and .png. ValueError: records of several machines."""
+def write_page(
+    records: Sequence[dict[str, Any]], out: Path, all_methods: Sequence[str], folds: int
+) -> None:
+    """Write OUT/real.md, .json and .png. ValueError: records of several machines.
+
+    `all_methods`, `folds`: those of the study, so that the page says what has not been run.
+    """
     machine = only_machine(records)
     found: Records = {}
     for record in sorted(records, key=lambda record: record["fold"]):
@@ -53,6 +58,16 @@ def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     for place in places:
         lines += _table(found, place, methods)
     lines += _notes(machine)
+    idle = [name for name in all_methods if name not in methods]
+    if idle:
+        lines.append(f"- Not run (hours on two cores; `--methods`): {'; '.join(idle)}.")
+    few = [
+        f"{name}, {tower}: {len(found[name, tower, CLIP])}"
+        for name, tower in places
+        if len(found[name, tower, CLIP]) < folds
+    ]
+    if few:
+        lines.append(f"- Fewer than {folds} folds were run: {'; '.join(few)}.")
     (out / "real.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -286,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     if not place.record(method).is_file():
                         make(place, method, args.shared)
     found = [json.loads(path.read_text()) for path in sorted((work / "records").glob("*.json"))]
-    write_page(found, args.out)
+    write_page(found, args.out, list(METHODS), FOLDS)
 
 
 if __name__ == "__main__":
