@@ -19,6 +19,7 @@ from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import DataError
 from openclip_eclip.data.figures import processor_figure
+from openclip_eclip.data.map_tensors import to_unit
 from openclip_eclip.data.sample import seeded_randomness
 from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.mixup import mix_images
@@ -50,7 +51,8 @@ class RunLog:
         annotated = [sample for sample in first if sample.heatmap is not None]
         if annotated:
             images = torch.stack([sample.image for sample in annotated])
-            self.examples = images, torch.stack([sample.heatmap for sample in annotated])
+            maps = to_unit(torch.stack([sample.heatmap for sample in annotated]))
+            self.examples = images, maps
 
     def step(
         self, step: int, loader: PlannedLoader, loss: Any, views_before: Mapping[int, int]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..config import EClipConfig
+from ..data.map_tensors import join_maps
 from ..data.sample import SampleBatch
 from .curriculum import Curriculum, draw_gate
 from .expert_batch import ExpertBatch
@@ -179,7 +180,7 @@ class PlannedLoader:
         lam = torch.from_numpy(draws.lam)[accepted]
         mixed_id = samples.sample_id[index]
         if expert is not None:
-            heatmap = torch.cat([heatmap, expert.heatmap])  # (M, 1, H, W)
+            heatmap = join_maps([heatmap, expert.heatmap])  # (M, 1, H, W)
             lam = torch.cat([lam, expert.lam])
             mixed_id = torch.cat([mixed_id, expert.sample_id])
         ids = mixed_id.tolist()

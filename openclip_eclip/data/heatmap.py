@@ -62,7 +62,13 @@ BROKEN_ARRAY = (
 def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode the bytes of a heatmap file, (H, W) float32, non-negative, maximum exactly 1.
 
-    The suffix of `name` decides the format.
+    The suffix of `name` decides the format. Raises DataError as `decode_levels` does.
+    """
+    return unit_map(decode_levels(data, name, options))
+
+
+def decode_levels(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
+    """As `decode_heatmap`, but (H, W) uint8 with the values of the file if it has up to 8 bits.
 
     Raises:
         DataError: with `name`: values that are NaN, infinite, negative, all zero or the same
@@ -80,11 +86,25 @@ def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions())
         )
     except UNREADABLE as error:
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
-    return normalise_heatmap(values, name)
+    return _checked(values, name)
 
 
 def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     """Check a map and divide it by its own maximum (not the batch's), (H, W) float32."""
+    return unit_map(_checked(values, name))
+
+
+def unit_map(values: np.ndarray) -> np.ndarray:
+    """A map as float32 of maximum 1."""
+    if values.dtype == np.float32:
+        return values / values.max()
+    unit = values.astype(np.float32)
+    unit /= unit.max()
+    return unit
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
+    """Check a map, (H, W) uint8 with its own values, or float32 of maximum 1."""
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values.squeeze(0 if values.shape[0] == 1 else -1)
     if values.ndim != 2 or 0 in values.shape:
@@ -105,9 +125,11 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
         raise DataError(
             f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation."
         )
-    values = values.astype(np.float32, copy=False)
-    values = values / values.max()
-    if is_flat(values):
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if values.dtype != np.uint8:
+        values = unit_map(values)
+    if is_flat(values.min() / np.float32(values.max())):
         raise DataError(
             f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it marks no region;"
             " leave the sample's heatmap blank if it has no annotation."
@@ -115,7 +137,7 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def is_flat(values: np.ndarray) -> bool:
+def is_flat(values: np.ndarray | np.float32) -> bool:
     """Whether a map of maximum 1 marks no region: it varies by less than a step of 8-bit grey."""
     return bool(1 - values.min() < CONTRAST * (1 - 1e-6))
 
@@ -270,7 +292,8 @@ def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
                     " 16 bit). A colour-mapped image is not a heatmap: save the values themselves."
                 )
             # the orientation tag of the heatmap itself is applied first (decision 0039)
-            return np.asarray(ImageOps.exif_transpose(picture))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.asarray(picture)
     except DataError:
         raise
     # text chunks that unpack to megabytes, chunks of other lengths than they state
