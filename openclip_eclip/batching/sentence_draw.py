@@ -34,7 +34,7 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
     generator.
     """
     rows = samples.sentence_row.numpy()
-    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).numpy()
+    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).bool().numpy()
     chosen: list[int] = []
     for row in np.unique(rows[usable]):
         sentences = np.flatnonzero((rows == row) & usable)

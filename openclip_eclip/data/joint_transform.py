@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from .heatmap import unit_map
+from .images.picture import QUARTER_TURNS
 from .map_tensors import to_levels
 
 REDUCTIONS = (8, 4, 2)  # of libjpeg, the strongest first
@@ -110,12 +111,15 @@ class DraftedCrop:
         self.shared = shared
         self.crop: Crop | None = None
 
-    def __call__(self, image: Image.Image, upright: tuple[int, int]) -> None:
-        """Set the decoder of an opened `image`; `upright`: its (height, width) as shown."""
-        crop = self.crop = self.shared.draw(upright)
+    def __call__(self, image: Image.Image, orientation: int) -> None:
+        """Set the decoder of an opened `image` with this orientation, EXIF's 1 to 8."""
+        sides = image.height, image.width
+        crop = self.crop = self.shared.draw(sides[::-1] if orientation in QUARTER_TURNS else sides)
         height, width = (ENOUGH * side for side in self.shared.size)
         for factor in REDUCTIONS:
-            if crop.height >= factor * height and crop.width >= factor * width:
+            # the decoder rounds sides up; in a turned image the surplus may come first
+            is_exact = orientation == 1 or not any(side % factor for side in sides)
+            if is_exact and crop.height >= factor * height and crop.width >= factor * width:
                 # None: a JPEG that Pillow cannot reduce
                 if image.draft(None, (image.width // factor, image.height // factor)):
                     self.crop = crop._replace(reduction=factor)
