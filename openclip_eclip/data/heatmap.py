@@ -119,22 +119,21 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
             values = values.astype(np.float32)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"heatmap {name!r}: holds NaN or infinite values; expected finite ones.")
-    if values.dtype.kind in "if" and values.min() < 0:
-        raise DataError(f"heatmap {name!r}: minimum {values.min():g}; expected no negative value.")
-    if not values.any():
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    low, high = values.min(), values.max()
+    if low < 0:
+        raise DataError(f"heatmap {name!r}: minimum {low:g}; expected no negative value.")
+    if high == 0:
         raise DataError(
             f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation."
         )
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8)
-    if values.dtype != np.uint8:
-        values = unit_map(values)
-    if is_flat(values.min() / np.float32(values.max())):
+    if is_flat(np.float32(low) / np.float32(high)):
         raise DataError(
             f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it marks no region;"
             " leave the sample's heatmap blank if it has no annotation."
         )
-    return values
+    return values if values.dtype == np.uint8 else unit_map(values)
 
 
 def is_flat(values: np.ndarray | np.float32) -> bool:
@@ -227,7 +226,7 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = read_header(stream)
+            shape, is_fortran, dtype = read_header(stream)
         if dtype.hasobject:
             raise DataError(
                 f"{what}: an array of objects (pickles). Pickles are not read; save plain numbers."
@@ -242,8 +241,9 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
                 f"{what}: {present} bytes where shape {shape} of {dtype} needs {needed}; the file"
                 " was cut off."
             )
-        with PARSING:
-            return np.load(io.BytesIO(data), allow_pickle=False)
+        # not np.load, which would parse the header once more
+        start = stream.tell()
+        return np.ndarray(shape, dtype, data, start, order="F" if is_fortran else "C").copy("K")
     except DataError:
         raise
     except BROKEN_ARRAY as error:
@@ -292,7 +292,9 @@ def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
                     " 16 bit). A colour-mapped image is not a heatmap: save the values themselves."
                 )
             # the orientation tag of the heatmap itself is applied first (decision 0039)
-            ImageOps.exif_transpose(picture, in_place=True)
+            picture.load()
+            if picture.info:
+                ImageOps.exif_transpose(picture, in_place=True)
             return np.asarray(picture)
     except DataError:
         raise

@@ -80,8 +80,8 @@ class SharedCrop:
         how = Image.Resampling(F.pil_modes_mapping[crop.interpolation])
         return image.resize((self.size[1], self.size[0]), how, box=box)
 
-    def of_map(self, values: np.ndarray, crop: Crop) -> Tensor:
-        """Crop a map (h, w) float32 at any resolution over the image; (1, H, W) float32.
+    def of_map(self, values: np.ndarray, crop: Crop) -> np.ndarray:
+        """Crop a map (h, w) float32 at any resolution over the image; (H, W) float32.
 
         Bilinear with antialiasing, so that no value overshoots.
         """
@@ -97,7 +97,7 @@ class SharedCrop:
         resized = Image.fromarray(values).resize(
             (self.size[1], self.size[0]), Image.Resampling.BILINEAR, box=box
         )
-        return torch.from_numpy(np.array(resized))[None]
+        return np.asarray(resized)
 
 
 class DraftedCrop:
@@ -263,10 +263,11 @@ class JointTransform:
         # mass = mean value x area, as a share of the whole map's
         area = crop.height * crop.width / (crop.canvas[0] * crop.canvas[1])
         mass = float(cropped.mean()) * area / float(heatmap.mean())
-        peak = float(cropped.max())
+        peak = cropped.max()
         if mass < self.crop_threshold or peak <= 0:
             return None
-        return cropped.div_(peak).clamp_(0, 1)
+        unit = cropped / peak
+        return torch.from_numpy(np.clip(unit, 0, 1, out=unit))[None]
 
     def _rounded(self, cropped: Tensor | None, source: np.ndarray) -> Tensor | None:
         """A cropped map of `source` as uint8, where `eight_bits` asks for it."""
