@@ -1,8 +1,9 @@
 """Measures the cost of training with heatmaps relative to open_clip; writes a Markdown table.
 
 It compares training steps, the processor and memory; reading.py compares the reading of data. CPU
-times are CPU seconds of one thread (robust on a shared machine); CUDA times are events. The variants
-alternate in an order drawn anew in each round. A ratio is that of the medians, with its 95 % bootstrap interval.
+times are CPU seconds of one thread (robust on a shared machine); CUDA times are events. The
+variants alternate in an order drawn anew in each round. A ratio is that of the medians, with its
+95 % bootstrap interval.
 """
 
 from __future__ import annotations
