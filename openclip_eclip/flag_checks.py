@@ -88,6 +88,7 @@ NEEDS = {
     "cache_tokens_dtype": "cache_tokens",
     "keep_best": "val_data",
     "patience": "keep_best",
+    "fast_jpeg": "train_data",
 }
 REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")

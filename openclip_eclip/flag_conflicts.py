@@ -71,6 +71,11 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             "--cache-tokens with --torchcompile: a compiled tower computes everything; drop one of"
             " them."
         )
+    if args.cache_tokens and args.fast_jpeg:
+        raise UserError(
+            "--fast-jpeg with --cache-tokens: the content of the whole image chooses its views, and"
+            " it is read in the first epochs only; drop one of them."
+        )
     check_same_text(args, names)
     _check_saving(args)
     _check_stopping(args)

@@ -121,6 +121,15 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         ),
     )
     group.add_argument(
+        "--fast-jpeg",
+        action="store_true",
+        help=(
+            "decodes JPEGs of --train-data and --expert-data at 1/2, 1/4 or 1/8 of their size where"
+            " the crop needs no more pixels; pixels change a little (default: whole images are "
+            "decoded, as in open_clip)"
+        ),
+    )
+    group.add_argument(
         "--on-bad-sample",
         choices=("stop", "skip"),
         default="stop",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 
+from openclip_eclip.data.map_tensors import to_unit
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images
@@ -97,6 +98,11 @@ def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
         assert runs.losses(f"{method}-{precision}")[:steps] == pytest.approx(
             expected[:steps], rel=3e-2
         ), precision
+
+
+def test_heatmaps_of_8_bits_are_the_same_numbers_as_on_the_cpu() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_unit(levels.cuda()).cpu(), to_unit(levels))
 
 
 def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from openclip_eclip.attention.methods import attention_maps, trained_method
 from openclip_eclip.config import DataError, UserError
 from openclip_eclip.data.enlarge import enlarge
+from openclip_eclip.data.heatmap import unit_map
 from openclip_eclip.data.images.options import read_options
-from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.joint_transform import Crop, JointTransform
 from openclip_eclip.data.sample import Samples, collate
 from openclip_eclip.data.shards.index import CheckOptions
 from openclip_eclip.data.shards.tar_source import TarSamples
@@ -48,9 +49,10 @@ class ValidationView(JointTransform):
         heatmap: np.ndarray | None,
         placebo: np.ndarray | None,
         windows: Sequence[np.ndarray] | np.ndarray,
+        crop: Crop | None = None,
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """The image (3, H, W), and each map (1, H, W); a map is None if the crop lost it."""
-        cropped = None if heatmap is None else self._crop_centre(heatmap, image)
+        cropped = None if heatmap is None else self._crop_centre(unit_map(heatmap), image)
         return self.whole(image), cropped, [self._crop_centre(window, image) for window in windows]
 
     def _crop_centre(self, values: np.ndarray, image: Image.Image) -> Tensor | None:

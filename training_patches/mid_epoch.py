@@ -305,4 +305,5 @@ def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
     guard = next(owner for owner in owners if isinstance(owner, PassGuard))
     stages.insert(decoding, TakeSamples(progress, guard))
     inner.worker_init_fn = ignore_in_worker
+    inner.pin_memory = torch.cuda.is_available()  # as open_clip's loader of tables does
     return ResumableLoader(loader, progress, *counts, keeps_workers=inner.persistent_workers)

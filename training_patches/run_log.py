@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+import os
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ from open_clip_train.distributed import is_master
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.batching.waiting import Waiting, advice
 from openclip_eclip.config import DataError
 from openclip_eclip.data.figures import processor_figure
+from openclip_eclip.data.map_tensors import to_unit
 from openclip_eclip.data.sample import seeded_randomness
 from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.mixup import mix_images
@@ -50,7 +53,8 @@ class RunLog:
         annotated = [sample for sample in first if sample.heatmap is not None]
         if annotated:
             images = torch.stack([sample.image for sample in annotated])
-            self.examples = images, torch.stack([sample.heatmap for sample in annotated])
+            maps = to_unit(torch.stack([sample.heatmap for sample in annotated]))
+            self.examples = images, maps
 
     def step(
         self, step: int, loader: PlannedLoader, loss: Any, views_before: Mapping[int, int]
@@ -63,7 +67,7 @@ class RunLog:
         if (count - 1) % args.log_every_n_steps and count != steps:
             return
         seen = [loader.views[key] + views_before[key] for key in self.names]
-        values = {
+        values: dict[str, float] = {
             "expert_probability": loader.curriculum.probability(step),
             "mixed_pairs": loss.mixed_pairs,
         }
@@ -81,14 +85,42 @@ class RunLog:
                 " {views_min}/{views_median:g}/{views_max} (min/median/max)"
             )
         logger.info(line.format(**values))
-        values = {f"train/{name}": value for name, value in values.items()}
+        self._draw_values(values, step)
+
+    def _draw_values(self, values: Mapping[str, float], step: int) -> None:
+        """Add values to tensorboard and wandb."""
+        named = {f"train/{name}": value for name, value in values.items()}
         if self.writer is not None:
-            for name, value in values.items():
+            for name, value in named.items():
                 self.writer.add_scalar(name, value, step)
-        if args.wandb:
+        if self.args.wandb:
             import wandb
 
-            wandb.log(values, step=step)
+            wandb.log(named, step=step)
+
+    def waiting(self, waiting: Waiting, epoch: int, step: int) -> None:
+        """Log how long an epoch waited for data, and what helps if a GPU did.
+
+        On a CPU, workers would take the cores that train.
+        """
+        args = self.args
+        if not is_master(args) or not waiting.total:
+            return
+        helps = ""
+        if torch.device(args.device).type != "cpu":
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
+            known = hasattr(os, "sched_getaffinity")  # on Linux: the cores this job may use
+            cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+            helps = advice(waiting, args.workers, max(1, cores // ranks), args.fast_jpeg)
+        logger.info(
+            "eclip: epoch %d waited for data %.3g %% of the time (%.1f of %.1f s)%s",
+            epoch,
+            100 * waiting.share,
+            waiting.seconds,
+            waiting.total,
+            f": {helps}" if helps else "",
+        )
+        self._draw_values({"waiting_share": waiting.share}, step)
 
     def draw(self, model: Any, when: str, step: int) -> None:
         """Draw I, E, I^E and I^lam (lam = 0.5) of the first annotated samples.

@@ -59,6 +59,7 @@ NAMES = (
     "image_std",
     "image_interpolation",
     "on_bad_sample",
+    "fast_jpeg",
     "csv_caption_key",
     "csv_heatmap_key",
     "eclip_placebo",

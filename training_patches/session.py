@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.batching.waiting import Waiting
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import Samples
@@ -29,6 +30,7 @@ from .annotated_streams import expert_stream, oversampled_stream
 from .announced import Announced
 from .caption_length import announce_lengths
 from .known_again import match_training_images
+from .loaders import EpochInfo, PlainLoader
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .resume import random_state, set_random_state
 from .run_log import RunLog
@@ -37,41 +39,6 @@ from .signals import Signals
 from .train_data import TrainSource, expert_samples, train_source
 
 logger = logging.getLogger(__name__)
-
-
-class PlainLoader:
-    """(image, text) batches of the same checked samples, for the CLIP baseline.
-
-    `after_step` and `first_batch` as in `PlannedLoader`.
-    """
-
-    def __init__(
-        self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]
-    ) -> None:
-        self.loader = loader
-        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
-        self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
-
-    @property
-    def first_batch(self) -> int:
-        return self.loader.first_batch
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        steps = self.num_batches // self.accum_freq
-        for i, samples in enumerate(self.loader, self.first_batch):
-            for name in samples.skipped:
-                logger.warning("eclip: skipped bad sample: %s", name)
-            yield samples.image, samples.text
-            if (i + 1) % self.accum_freq == 0:
-                self.after_step(steps * self.epoch + i // self.accum_freq, i + 1)
-
-
-class EpochInfo(upstream.DataInfo):
-    """open_clip's DataInfo that also sets the epoch of a `PlannedLoader` or `PlainLoader`."""
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataloader.epoch = epoch
 
 
 class Session:
@@ -83,6 +50,7 @@ class Session:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
         self.batches: ResumableLoader  # the wrapped loader, from `build_data` on
+        self.waiting: Waiting  # of the loop for its batches, from `build_data` on
         self.announced: Announced | None = None  # result of the check; None for plain CLIP
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
         self.check_weights: Callable[[], None] = lambda: None
@@ -107,7 +75,13 @@ class Session:
                 "eclip: --precision %s on a CPU can be many times slower than --precision fp32",
                 args.precision,
             )
-        transform = JointTransform(preprocess, self.config.crop_threshold, kept_views(args))
+        transform = JointTransform(
+            preprocess,
+            self.config.crop_threshold,
+            kept_views(args),
+            eight_bits=torch.device(args.device).type == "cuda",
+            fast_jpeg=args.fast_jpeg,
+        )
         source = train_source(
             args,
             transform,
@@ -129,8 +103,10 @@ class Session:
         source.info.dataloader = self.batches
         if self.method.is_plain:
             plain = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
+            self.waiting = plain.waiting
             return EpochInfo(plain, source.info.sampler, source.info.shared_epoch)
         self.loader = self._plan(source, transform, tokenizer)
+        self.waiting = self.loader.waiting
         return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
 
     def _plan(
@@ -212,7 +188,9 @@ class Session:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
         self._collect()
+        steps = self.batches.num_batches // self.args.accum_freq
         self.log.end_epoch(self.all_views, self.loss)
+        self.log.waiting(self.waiting, self.epoch, steps * (self.epoch + 1) - 1)
 
     def _collect(self, batch: int | None = None) -> None:
         """Collect the state of every rank on the first one, which writes the checkpoint.

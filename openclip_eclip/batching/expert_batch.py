@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.map_tensors import to_unit
+
 
 @dataclass
 class ExpertBatch:
@@ -33,7 +35,8 @@ class ExpertBatch:
     image: Tensor  # (B, 3, H, W), normalised
     sample_id: Tensor  # (B,) int64, one number a sample of the data set
     mix_index: Tensor  # (M1,) int64
-    heatmap: Tensor  # (M, 1, H, W), in [0, 1], maximum 1
+    # (M, 1, H, W), in [0, 1], maximum 1; uint8, 255 for 1, is possible up to `to`
+    heatmap: Tensor
     lam: Tensor  # (M,) float32
     mixed_id: Tensor  # (M,) int64, the sample_id of each mixed pair
     expert_image: Tensor  # (M2, 3, H, W)
@@ -61,23 +64,28 @@ class ExpertBatch:
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
-        """Move all tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64."""
-        moved = {}
+        """Move all tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64.
+
+        8-bit heatmaps become floating-point numbers on the device.
+        """
+        is_gpu = device is not None and torch.device(device).type == "cuda"
+
+        def move(value: Any, cast: torch.dtype | None = None) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if is_gpu and non_blocking and value.device.type == "cpu":
+                value = value.pin_memory()  # a copy from other memory waits for the GPU
+            return value.to(device=device, dtype=cast, non_blocking=non_blocking)
+
+        moved: dict[str, Any] = {}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, Tensor):
-                cast = dtype if entry.name.endswith(("image", "heatmap")) else None
-                value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
+            if entry.name.endswith("heatmap"):
+                moved[entry.name] = to_unit(move(value)).to(dtype=dtype)
             elif entry.name == "draws":
-                value = {
-                    name: (
-                        draw.to(device=device, non_blocking=non_blocking)
-                        if isinstance(draw, Tensor)
-                        else draw
-                    )
-                    for name, draw in value.items()
-                }
-            moved[entry.name] = value
+                moved[entry.name] = {name: move(draw) for name, draw in value.items()}
+            else:
+                moved[entry.name] = move(value, dtype if entry.name.endswith("image") else None)
         return ExpertBatch(**moved)
 
     def __len__(self) -> int:

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..config import EClipConfig
+from ..data.map_tensors import join_maps
 from ..data.sample import SampleBatch
 from .curriculum import Curriculum, draw_gate
 from .expert_batch import ExpertBatch
 from .expert_stream import ExpertSlots
 from .sentence_draw import join_sentences
+from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class PlannedLoader:
     `num_batches` and `num_samples` are the wrapped loader's. `after_step(step, batches)` is called
     after each optimiser step, with the number of finished batches of the epoch. Iteration begins at
     `first_batch` where the wrapped loader resumes an epoch. `views` counts the mixed pairs of each
-    annotated sample on this rank.
+    annotated sample on this rank, `waiting` measures how long the loop waits for a batch.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class PlannedLoader:
         self.views: Counter[int] = Counter()
         self.skipped = 0
         self.lam_sum, self.lam_count = 0.0, 0  # since the log last read them
+        self.waiting = Waiting()
 
     def __len__(self) -> int:
         return self.num_batches
@@ -97,13 +100,21 @@ class PlannedLoader:
         return getattr(self.loader, "first_batch", 0)
 
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
+        for i, batch in enumerate(self.waiting.watch(self._planned()), self.first_batch):
+            yield batch
+            if self.after_step is not None and (i + 1) % self.accum_freq == 0:
+                self.after_step(self._step(i), i + 1)
+
+    def _planned(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
         batches = enumerate(self.loader, self.first_batch)
         experts, oversampled = self._stream(self.expert), self._stream(self.oversample)
         for i, samples in batches:
-            step = self.steps_per_epoch * self.epoch + i // self.accum_freq
-            yield self.plan(samples, step, next(experts), next(oversampled)), samples.text
-            if self.after_step is not None and (i + 1) % self.accum_freq == 0:
-                self.after_step(step, i + 1)
+            batch = self.plan(samples, self._step(i), next(experts), next(oversampled))
+            yield batch, samples.text
+
+    def _step(self, batch: int) -> int:
+        """The optimiser step of a batch of this epoch."""
+        return self.steps_per_epoch * self.epoch + batch // self.accum_freq
 
     def _stream(self, loader: DataLoader | None) -> Iterator[SampleBatch | None]:
         """One batch of `loader` for every batch of this epoch; None if empty or without loader."""
@@ -179,7 +190,7 @@ class PlannedLoader:
         lam = torch.from_numpy(draws.lam)[accepted]
         mixed_id = samples.sample_id[index]
         if expert is not None:
-            heatmap = torch.cat([heatmap, expert.heatmap])  # (M, 1, H, W)
+            heatmap = join_maps([heatmap, expert.heatmap])  # (M, 1, H, W)
             lam = torch.cat([lam, expert.lam])
             mixed_id = torch.cat([mixed_id, expert.sample_id])
         ids = mixed_id.tolist()

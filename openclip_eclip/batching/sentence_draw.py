@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.map_tensors import join_maps
 from ..data.sample import SampleBatch
 from ..streams import SENTENCES
 
@@ -22,7 +23,7 @@ class Sentences(NamedTuple):
 
     row: Tensor  # (T,) int64, the sample of each
     text: Tensor  # (T, L) int64
-    heatmap: Tensor  # (T, 1, H, W)
+    heatmap: Tensor  # (T, 1, H, W), of the type of the batch's
 
 
 def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = False) -> Sentences:
@@ -33,7 +34,7 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
     generator.
     """
     rows = samples.sentence_row.numpy()
-    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).numpy()
+    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).bool().numpy()
     chosen: list[int] = []
     for row in np.unique(rows[usable]):
         sentences = np.flatnonzero((rows == row) & usable)
@@ -56,6 +57,7 @@ def join_sentences(
         sentences = draw_sentences(samples, seed, step, empty)
         drawn.append(sentences._replace(row=sentences.row + first))
         first += len(samples)
-    # an empty batch of heatmaps has other sides, so it cannot be joined
+    # an empty batch of texts has another length, so it cannot be joined
     filled = [sentences for sentences in drawn if len(sentences.row)] or drawn[:1]
-    return Sentences(*(torch.cat(values) for values in zip(*filled)))
+    rows, texts, maps = zip(*filled)
+    return Sentences(torch.cat(rows), torch.cat(texts), join_maps(maps))

@@ -62,7 +62,13 @@ BROKEN_ARRAY = (
 def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode the bytes of a heatmap file, (H, W) float32, non-negative, maximum exactly 1.
 
-    The suffix of `name` decides the format.
+    The suffix of `name` decides the format. Raises DataError as `decode_levels` does.
+    """
+    return unit_map(decode_levels(data, name, options))
+
+
+def decode_levels(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
+    """As `decode_heatmap`, but (H, W) uint8 with the values of the file if it has up to 8 bits.
 
     Raises:
         DataError: with `name`: values that are NaN, infinite, negative, all zero or the same
@@ -80,11 +86,25 @@ def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions())
         )
     except UNREADABLE as error:
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
-    return normalise_heatmap(values, name)
+    return _checked(values, name)
 
 
 def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     """Check a map and divide it by its own maximum (not the batch's), (H, W) float32."""
+    return unit_map(_checked(values, name))
+
+
+def unit_map(values: np.ndarray) -> np.ndarray:
+    """A map as float32 of maximum 1."""
+    if values.dtype == np.float32:
+        return values / values.max()
+    unit = values.astype(np.float32)
+    unit /= unit.max()
+    return unit
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
+    """Check a map, (H, W) uint8 with its own values, or float32 of maximum 1."""
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values.squeeze(0 if values.shape[0] == 1 else -1)
     if values.ndim != 2 or 0 in values.shape:
@@ -99,23 +119,24 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
             values = values.astype(np.float32)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"heatmap {name!r}: holds NaN or infinite values; expected finite ones.")
-    if values.dtype.kind in "if" and values.min() < 0:
-        raise DataError(f"heatmap {name!r}: minimum {values.min():g}; expected no negative value.")
-    if not values.any():
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    low, high = values.min(), values.max()
+    if low < 0:
+        raise DataError(f"heatmap {name!r}: minimum {low:g}; expected no negative value.")
+    if high == 0:
         raise DataError(
             f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation."
         )
-    values = values.astype(np.float32, copy=False)
-    values = values / values.max()
-    if is_flat(values):
+    if is_flat(np.float32(low) / np.float32(high)):
         raise DataError(
             f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it marks no region;"
             " leave the sample's heatmap blank if it has no annotation."
         )
-    return values
+    return values if values.dtype == np.uint8 else unit_map(values)
 
 
-def is_flat(values: np.ndarray) -> bool:
+def is_flat(values: np.ndarray | np.float32) -> bool:
     """Whether a map of maximum 1 marks no region: it varies by less than a step of 8-bit grey."""
     return bool(1 - values.min() < CONTRAST * (1 - 1e-6))
 
@@ -205,7 +226,7 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = read_header(stream)
+            shape, is_fortran, dtype = read_header(stream)
         if dtype.hasobject:
             raise DataError(
                 f"{what}: an array of objects (pickles). Pickles are not read; save plain numbers."
@@ -220,8 +241,9 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
                 f"{what}: {present} bytes where shape {shape} of {dtype} needs {needed}; the file"
                 " was cut off."
             )
-        with PARSING:
-            return np.load(io.BytesIO(data), allow_pickle=False)
+        # not np.load, which would parse the header once more
+        start = stream.tell()
+        return np.ndarray(shape, dtype, data, start, order="F" if is_fortran else "C").copy("K")
     except DataError:
         raise
     except BROKEN_ARRAY as error:
@@ -270,7 +292,10 @@ def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
                     " 16 bit). A colour-mapped image is not a heatmap: save the values themselves."
                 )
             # the orientation tag of the heatmap itself is applied first (decision 0039)
-            return np.asarray(ImageOps.exif_transpose(picture))
+            picture.load()
+            if picture.info:
+                ImageOps.exif_transpose(picture, in_place=True)
+            return np.asarray(picture)
     except DataError:
         raise
     # text chunks that unpack to megabytes, chunks of other lengths than they state

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..content import content_numbers
-from .heatmap import decode_heatmap
+from .heatmap import decode_levels, unit_map
 from .images.options import ReadOptions
 from .images.picture import Frame, orient_maps
 from .images.read import read_picture
-from .joint_transform import JointTransform
+from .joint_transform import Crop, JointTransform
+from .map_tensors import join_maps
 from .sentence_windows import Windows, decode_windows
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -36,11 +37,12 @@ class Sample:
     image: Tensor  # (3, H, W) float32
     text: Tensor  # (L,) int64
     sample_id: int
-    heatmap: Tensor | None = None  # (1, H, W) float32, maximum 1
+    # (1, H, W), float32 with maximum 1, or uint8 with maximum 255
+    heatmap: Tensor | None = None
     lam: float = 1.0
     skipped: list[str] = field(default_factory=list)  # messages on the bad samples it replaces
     sentence_text: Tensor | None = None  # (S, L) int64, of S sentences
-    sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32; zeros: no region
+    sentence_heatmap: Tensor | None = None  # (S, 1, H, W), as `heatmap`; zeros: no region
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
     group: str = ""  # its value in the column of --same-text-by
 
@@ -69,15 +71,19 @@ def make_sample(
     placebo: Placebo | None,
     windows: Windows | None,
     view: int | None = None,
+    crop: Crop | None = None,
 ) -> Sample:
     """Make one random view of what was read; sentences whose map the crop lost are left out.
 
-    `view`: the number of a view that is the same in every run; None: a new one.
+    `view`: the number of a view that is the same in every run; None: a new one. `crop`: that of the
+    image's draft.
     """
-    replacement = placebo(sample_id, heatmap) if placebo and heatmap is not None else None
+    replacement = None
+    if placebo and heatmap is not None:
+        replacement = placebo(sample_id, unit_map(heatmap))
     with _known_view(view, image):
         pixels, cropped, maps = transform.with_windows(
-            image, heatmap, replacement, windows.heatmaps if windows else ()
+            image, heatmap, replacement, windows.heatmaps if windows else (), crop
         )
     sample = Sample(
         pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None
@@ -100,11 +106,12 @@ class SampleBatch:
     group: Tensor  # (B,) int64, a number for each value of `Sample.group`, 0 for a blank one
     lam: Tensor  # (B,) float32
     annotated: Tensor  # (A,) int64, rows of the batch that have a heatmap
-    heatmap: Tensor  # (A, 1, H, W) float32, the heatmaps of these rows
+    # (A, 1, H, W), the heatmaps of these rows: uint8 if all are (255 for 1), else float32
+    heatmap: Tensor
     delivered: Tensor  # (B,) bool, a heatmap was read, whether or not the crop kept it
     sentence_row: Tensor  # (T,) int64, the row of the batch that each sentence belongs to
     sentence_text: Tensor  # (T, L) int64
-    sentence_heatmap: Tensor  # (T, 1, H, W) float32; zeros: a phrase without a region
+    sentence_heatmap: Tensor  # (T, 1, H, W), as `heatmap`; zeros: a phrase without a region
     skipped: list[str]  # messages on the bad samples that others replace
 
     def __len__(self) -> int:
@@ -154,10 +161,10 @@ def collate(samples: Sequence[Sample]) -> SampleBatch:
         skipped=[name for sample in samples for name in sample.skipped],
     )
     if maps:
-        batch.heatmap = torch.stack([heatmap for _, heatmap in maps])
+        batch.heatmap = join_maps([heatmap[None] for _, heatmap in maps])
     if sentences:
         batch.sentence_text = torch.cat([text for _, text, _ in sentences])
-        batch.sentence_heatmap = torch.cat([heatmap for *_, heatmap in sentences])
+        batch.sentence_heatmap = join_maps([heatmap for *_, heatmap in sentences])
     return batch
 
 
@@ -197,7 +204,14 @@ def read_heatmap(
 
     Raises a DataError if its aspect ratio is not that of the image.
     """
-    return orient_maps(decode_heatmap(data, name, options), frame, name)
+    return unit_map(read_levels(data, name, frame, options))
+
+
+def read_levels(
+    data: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
+) -> np.ndarray:
+    """As `read_heatmap`, but uint8 with the file's own values where it has 8 bits or fewer."""
+    return orient_maps(decode_levels(data, name, options), frame, name)
 
 
 def read_windows(

@@ -91,7 +91,7 @@ def encode_map(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _draft(image: Image.Image, size: int, colour: bool = False) -> None:
+def _draft(image: Image.Image, _: int, size: int, colour: bool = False) -> None:
     """Lets a JPEG be decoded at the smallest scale that is at least twice `size`.
 
     It is decoded to grey, unless it has a colour profile or `colour`.

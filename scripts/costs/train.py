@@ -1,21 +1,18 @@
 """Measures the cost of training with heatmaps relative to open_clip; writes a Markdown table.
 
-It compares training steps, the processor, the data pipeline and memory. CPU times are CPU seconds
-of one thread (robust on a shared machine); CUDA times are events. The variants alternate in an
-order drawn anew in each round. A ratio is that of the medians, with its 95 % bootstrap interval.
+It compares training steps, the processor and memory; reading.py compares the reading of data. CPU
+times are CPU seconds of one thread (robust on a shared machine); CUDA times are events. The
+variants alternate in an order drawn anew in each round. A ratio is that of the medians, with its
+95 % bootstrap interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import platform
 import statistics
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +20,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
 
 import openclip_eclip  # noqa: F401
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
-from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Align
-from openclip_eclip.params import eclip_parser
 from openclip_eclip.processor import build_processor
-from training_patches.train_data import train_source
 
 TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}
 CONTEXT = 64
@@ -223,76 +216,6 @@ def bench_processor(device: torch.device, clock: Clock, rounds: int, rows: list[
     )
 
 
-def write_shards(folder: Path, count: int) -> str:
-    """Writes one shard of smooth 224-px JPEGs, each with a blurred heatmap as 8-bit PNG."""
-    rng = np.random.default_rng(0)
-    path = folder / "bench-000000.tar"
-    with tarfile.open(path, "w") as archive:
-        for i in range(count):
-            smooth = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize(
-                (224, 224), Image.Resampling.BICUBIC
-            )
-            grey = Image.fromarray((rng.random((7, 7)) ** 4 * 255).astype(np.uint8)).resize(
-                (224, 224), Image.Resampling.BICUBIC
-            )
-            jpeg, png = io.BytesIO(), io.BytesIO()
-            smooth.save(jpeg, "JPEG", quality=90)
-            grey.save(png, "PNG")
-            for extension, data in (
-                ("jpg", jpeg.getvalue()),
-                ("txt", b"small left pleural effusion"),
-                ("heatmap.png", png.getvalue()),
-            ):
-                info = tarfile.TarInfo(f"{i:06d}.{extension}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    (folder / "sizes.json").write_text(json.dumps({path.name: count}))
-    return str(path)
-
-
-def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
-    """Compares open_clip's webdataset pipeline with ours, on the same shard in one process.
-
-    Every sample is annotated.
-    """
-    import open_clip_train.data as upstream
-
-    clock = Clock(torch.device("cpu"))
-    transform = open_clip.transform.image_transform(224, is_train=True)
-    tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
-    with tempfile.TemporaryDirectory() as folder:
-        args = eclip_parser().parse_args([])
-        vars(args).update(
-            train_data=write_shards(Path(folder), count),
-            dataset_type="webdataset",
-            train_num_samples=count,
-            dataset_resampled=False,
-            train_data_upsampling_factors=None,
-            seed=0,
-            batch_size=16,
-            workers=0,
-            rank=0,
-            world_size=1,
-        )
-        plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
-        ours = train_source(
-            args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True
-        ).info.dataloader
-
-        def exhaust(loader: object) -> Callable[[], None]:
-            return lambda: [len(batch) for batch in loader]
-
-        # many short rounds give less noise
-        times = side_by_side(clock, {"ours": exhaust(ours), "stock": exhaust(plain)}, rounds * 8)
-    middle, low, high = ratio(times, "stock", "ours")  # of samples/s: the inverse of the times
-    rates = {name: count / statistics.median(values) for name, values in times.items()}
-    rows.append(
-        f"| (d) samples/s, 224-px JPEG, all with a PNG heatmap | {rates['ours']:.0f}/s |"
-        f" {rates['stock']:.0f}/s | {middle:.3f} ({low:.3f}-{high:.3f}) | >= 0.8 | authors' code"
-        " 0.39 on another day |"
-    )
-
-
 def peak(tower: str, which: str, device: torch.device, batch: int) -> float:
     """Peak memory in MiB over two steps; on the CPU, the peak of this whole new process."""
     step = build_step(tower, which, device, batch)
@@ -376,7 +299,6 @@ def main() -> None:
     for bench in (
         lambda: bench_steps(device, clock, args.rounds, args.batch, rows),
         lambda: bench_processor(device, clock, args.rounds, rows),
-        lambda: bench_pipeline(args.rounds, rows),
         lambda: bench_memory(device, args.batch, rows),
     ):
         before = len(rows)

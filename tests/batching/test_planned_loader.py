@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import torch
 
 from openclip_eclip.batching.curriculum import Curriculum
@@ -131,3 +133,47 @@ def test_oversampled_images_occur_equally_often_in_another_order_per_epoch() -> 
     assert len(rest.expert_image) == 0
     half = rest.to(dtype=torch.bfloat16)
     assert half.oversampled_image.dtype == half.oversampled_heatmap.dtype == torch.bfloat16
+
+
+def test_heatmaps_of_8_bits_become_numbers_when_the_batch_is_moved() -> None:
+    """Among them those of an expert stream with other types."""
+    levels = torch.arange(0, 256, 17, dtype=torch.uint8).view(1, 4, 4)
+    image, text = torch.zeros(3, 4, 4), torch.zeros(5, dtype=torch.int64)
+    eight = [
+        Sample(image, text, 1, levels, sentence_text=text[None], sentence_heatmap=levels[None]),
+        Sample(image, text, 2),
+    ]
+    exact = [
+        replace(
+            sample,
+            heatmap=sample.heatmap if sample.heatmap is None else sample.heatmap / 255,
+            sentence_heatmap=None if sample.heatmap is None else levels[None] / 255,
+        )
+        for sample in eight
+    ]
+    config = EClipConfig(curriculum=CurriculumConfig(cold=0, warm=0, cool=0, end=1))
+    moved = []
+    for samples in (eight, exact):
+        loader = type("Loader", (list,), {"num_batches": 1, "num_samples": 2})()
+        curriculum = Curriculum(1, config.curriculum)
+        planned = PlannedLoader(loader, config, curriculum, seed=0, objectives=[Needing()])
+        for expert in (eight, exact, []):
+            batch = planned.plan(collate(samples), 0, collate(expert) if expert else None, None)
+            if expert is not exact:
+                assert batch.heatmap.dtype == samples[0].heatmap.dtype
+            moved.append(batch.to(dtype=torch.bfloat16 if expert == [] else torch.float32))
+    for first, second in zip(moved[:3], moved[3:]):
+        assert len(first.heatmap) and len(first.annotated_heatmap) and len(first.sentence_heatmap)
+        for field in fields(first):
+            one, two = getattr(first, field.name), getattr(second, field.name)
+            if isinstance(one, torch.Tensor):
+                assert one.dtype == two.dtype and torch.equal(one, two), field.name
+
+
+class Needing:
+    """An objective that needs every map."""
+
+    needs_heatmaps = needs_windows = needs_empty_windows = True
+
+    def draw(self, *_: object) -> dict:
+        return {}

@@ -13,11 +13,13 @@ import open_clip
 import pytest
 import torch
 from conftest import write_shard, write_table
+from open_clip.transform import image_transform
 
 from openclip_eclip.config import DataError, UserError
 from openclip_eclip.data.caption_words import describe_lengths, fewest_tokens
 from openclip_eclip.data.check import check_entries, check_table
 from openclip_eclip.data.check import main as check_main
+from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.overlap_read import Contents
 from openclip_eclip.data.sentence_windows import decode_sentences
 from openclip_eclip.data.shards.tar_source import index_shard, read_members
@@ -86,8 +88,9 @@ def test_missing_captions_of_tables_and_shards_are_named(tmp_path: Path) -> None
     assert report.good == [0, 5, 6]
     assert "not UTF-8" in report.faults[-1].message
     # remote shards are read without an earlier check
+    transform = JointTransform(image_transform(8, is_train=True), 0.1)
     with pytest.raises(DataError, match="a.tar, 1.txt: no caption, found 'nan'"):
-        read_members(entries[1].read(), "a.tar, 1", None, None, 1)
+        read_members(entries[1].read(), "a.tar, 1", transform, None, 1)
 
 
 def test_doubtful_captions_and_equal_captions_cause_a_warning(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
+from openclip_eclip.data.images.options import ReadOptions
+from openclip_eclip.data.images.read import read_picture
 from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.map_tensors import to_unit
 
 
 def marked(size: tuple[int, int], spot: tuple[float, float], width: float = 0.12) -> np.ndarray:
@@ -163,3 +167,107 @@ def test_a_step_that_may_move_pixels_is_an_error() -> None:
         JointTransform(stock, 0.1)
     with pytest.raises(ValueError, match="starts with Resize"):
         JointTransform(image_transform(32, is_train=False), 0.1)
+
+
+def test_maps_of_8_bits_stay_so_and_are_off_by_half_a_level() -> None:
+    """Which views are annotated does not change, nor do maps of other types."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    stock = image_transform(48, is_train=True, aug_cfg={"scale": (0.1, 1.0)})
+    exact, rounded = JointTransform(stock, 0.3), JointTransform(stock, 0.3, eight_bits=True)
+    levels = (marked((45, 35), (0.3, 0.3), 0.5) * 200).astype(np.uint8) + np.uint8(2)
+    windows = [levels, np.zeros_like(levels), levels / np.float32(7)]
+    kept = 0
+    for seed in range(20):
+        results = []
+        for transform in (exact, rounded):
+            torch.manual_seed(seed)
+            results.append(transform.with_windows(image, levels, None, windows))
+        (pixels, heatmap, maps), (same, eight, eight_maps) = results
+        assert torch.equal(pixels, same)
+        assert (heatmap is None) == (eight is None)
+        if heatmap is None or eight is None:
+            continue
+        kept += 1
+        for one, other in zip([heatmap, *maps[:2]], [eight, *eight_maps[:2]]):
+            assert one.dtype == torch.float32 and other.dtype == torch.uint8
+            assert (to_unit(other) - one).abs().max() <= 1 / 510 + 1e-6
+        assert eight.max() == 255 and not eight_maps[1].any()
+        assert torch.equal(maps[2], eight_maps[2])
+        torch.manual_seed(seed)
+        assert torch.equal(rounded(image, levels / levels.max(), None)[1], heatmap)
+    assert 3 <= kept < 20
+
+
+def jpeg(size: tuple[int, int], orientation: int = 1) -> bytes:
+    """A bright square on smooth colours; in the upright image it is at (0.3, 0.6)."""
+    spot = Image.fromarray((marked(size, (0.3, 0.6), 0.2) * 255).astype(np.uint8))
+    back = {1: None, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+    stored = spot.transpose(back) if back is not None else spot
+    exif = Image.Exif()
+    exif[274] = orientation
+    stream = io.BytesIO()
+    stored.convert("RGB").save(stream, "JPEG", quality=95, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("aug", [{"scale": (0.4, 1.0)}, {"use_timm": True, "scale": (0.4, 1.0)}])
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, (601, 803)), (6, (600, 800)), (8, (600, 800))]
+)
+def test_a_draft_has_the_same_crop_of_fewer_pixels(
+    orientation: int, size: tuple[int, int], aug: dict
+) -> None:
+    """Random draws, heatmap and, up to the decoder's own scaling, the view are the plain ones."""
+    stock = image_transform(64, is_train=True, aug_cfg=aug)
+    data, levels = jpeg(size, orientation), (marked((75, 100), (0.3, 0.6), 0.2) * 255)
+    decoded = set()
+    for seed in range(12):
+        views = []
+        for fast in (False, True):
+            transform = JointTransform(stock, 0.0, fast_jpeg=fast)
+            torch.manual_seed(seed), random.seed(seed)
+            draft = transform.draft()
+            picture = read_picture(data, "a", ReadOptions(), draft)
+            assert picture.frame.shown_size == size
+            crop = draft.crop if draft else None
+            levels = levels.astype(np.uint8)
+            image = picture.image.convert("RGB")
+            views.append((*transform.with_windows(image, levels, None, (), crop), torch.rand(1)))
+            decoded.add((fast, picture.image.size))
+        (plain, heatmap, _, after), (view, same, _, after_too) = views
+        assert torch.equal(heatmap, same) and after == after_too
+        assert (plain - view).abs().mean() < 0.02
+        assert view.shape == plain.shape
+    assert {sides for fast, sides in decoded if not fast} == {size[::-1]}
+    halves = {(-(-size[1] // factor), -(-size[0] // factor)) for factor in (2, 4, 8)}
+    assert len({sides for fast, sides in decoded if fast} & halves) >= 2
+    assert (True, size[::-1]) not in decoded
+
+
+def test_a_crop_that_needs_all_pixels_is_bit_for_bit_the_plain_one() -> None:
+    stock = image_transform(64, is_train=True, aug_cfg={"scale": (0.9, 1.0)})
+    views = []
+    for fast in (False, True):
+        transform = JointTransform(stock, 0.0, fast_jpeg=fast)
+        torch.manual_seed(0)
+        draft = transform.draft()
+        image = read_picture(jpeg((100, 120)), "a", ReadOptions(), draft).image
+        views.append(transform.with_windows(image, None, None, (), draft and draft.crop)[0])
+    assert torch.equal(*views)
+    assert transform.draft() is not None and JointTransform(stock, 0.0).draft() is None
+
+
+def test_a_turned_image_whose_sides_are_rounded_is_decoded_whole() -> None:
+    transform = JointTransform(image_transform(16, is_train=True), 0.0, fast_jpeg=True)
+    image = read_picture(jpeg((601, 801), 8), "a", ReadOptions(), transform.draft()).image
+    assert image.size == (801, 601)
+
+
+def test_other_formats_have_no_draft() -> None:
+    """Their crop is drawn after decoding, as always."""
+    transform = JointTransform(image_transform(16, is_train=True), 0.0, fast_jpeg=True)
+    stream, draft = io.BytesIO(), transform.draft()
+    Image.new("RGB", (400, 300)).save(stream, "PNG")
+    assert read_picture(stream.getvalue(), "a", ReadOptions(), draft).image.size == (400, 300)
+    assert draft is not None and draft.crop is None

@@ -16,10 +16,11 @@ from conftest import BASIC, Launcher, write_shard, write_table
 from open_clip.transform import image_transform
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
 
 from openclip_eclip.batching.curriculum import draw_gate
 from openclip_eclip.config import PLACEBOS, DataError
-from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.joint_transform import Crop, JointTransform
 from openclip_eclip.data.placebo import choose_donors, scramble_phases, table_placebo
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
@@ -140,13 +141,9 @@ def test_a_placebo_is_cropped_with_the_image(tmp_path: Path) -> None:
     transform = JointTransform(image_transform(32, is_train=True), 0.1)
 
     def crop(left: int) -> torch.Tensor:
-        transform.crop.make_params = lambda _: {
-            "top": 0,
-            "left": left,
-            "height": 32,
-            "width": 32,
-            "interpolation": 3,
-        }
+        transform.crop.draw = lambda canvas: Crop(
+            0, left, 32, 32, InterpolationMode.BICUBIC, canvas
+        )
         return transform(image, true, corner)[1][0]
 
     assert crop(0)[:28, :28].min() == 1

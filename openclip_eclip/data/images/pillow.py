@@ -59,7 +59,7 @@ NATIVE = {
     "F;32BF": "F;32NF",
 }
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
-Draft = Callable[[Image.Image], None]
+Draft = Callable[[Image.Image, int], None]  # opened image, orientation
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def read_pillow(
         if image.format == "PNG":
             check_png(file, name)
         if draft is not None and image.format in ("JPEG", "MPO"):
-            draft(image)
+            draft(image, _orientation(image))
         shown, deep = _show(file, image, name, options)
         if image.format != "TIFF":
             turned = _orientation(image)  # after decoding: a PNG may have it after its pixels

@@ -20,7 +20,7 @@ from ...json_text import decode_text, parse_json
 from ..images.options import ReadOptions
 from ..images.read import read_picture
 from ..joint_transform import JointTransform
-from ..sample import Placebo, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
+from ..sample import Placebo, Sample, Tokenize, make_sample, read_levels, read_windows, stable_id
 from ..sentence_windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
 from ..tables.missing_text import is_missing
 from .members import (
@@ -57,11 +57,12 @@ def read_members(
         raise DataError(f"{where}, {faults[0][0]}: {faults[0][1]}.")
     image_key = find_member(members, IMAGE_MEMBERS)
     assert image_key is not None  # a sample without an image has a fault
-    picture = read_picture(members[image_key], f"{where}.{image_key}", options)
+    draft = transform.draft()
+    picture = read_picture(members[image_key], f"{where}.{image_key}", options, draft)
     heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
     heatmap = None
     if heatmap_key is not None:
-        heatmap = read_heatmap(
+        heatmap = read_levels(
             members[heatmap_key], f"{where}.{heatmap_key}", picture.frame, options
         )
     sentence_windows = None
@@ -69,16 +70,18 @@ def read_members(
         sentence_windows = read_windows(
             members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame, options
         )
+    image = picture.image
     sample = make_sample(
         transform,
         tokenize,
-        picture.image.convert("RGB"),
+        image if image.mode == "RGB" else image.convert("RGB"),
         read_caption(members, where),
         sample_id,
         heatmap,
         placebo,
         sentence_windows,
         transform.draw_view(),
+        draft.crop if draft else None,
     )
     sample.group = read_group(members, where, group) if group else ""
     return sample

@@ -20,7 +20,7 @@ from ..images.options import ReadOptions
 from ..images.picture import Frame
 from ..images.read import read_picture
 from ..joint_transform import JointTransform
-from ..sample import Placebo, Sample, Tokenize, make_sample, read_heatmap, read_windows
+from ..sample import Placebo, Sample, Tokenize, make_sample, read_levels, read_windows
 from ..sentence_windows import Windows, file_windows
 from .near_names import did_you_mean
 from .paths import PathColumn
@@ -314,12 +314,15 @@ class CsvSamples(Dataset):
     def _make(self, index: int, view: int | None) -> Sample:
         where, columns = self.table.name(index), self.table.columns
         image = self.table.image(index)
-        picture = read_picture(image, f"{where}, column {columns.image!r}: {image}", self.options)
+        draft = self.transform.draft()
+        picture = read_picture(
+            image, f"{where}, column {columns.image!r}: {image}", self.options, draft
+        )
         heatmap = None
         path = self.table.heatmaps[index]
         if path is not None:
             try:
-                heatmap = read_heatmap(
+                heatmap = read_levels(
                     read_bounded(path, self.options), path.name, picture.frame, self.options
                 )
             except (OSError, DataError) as error:
@@ -334,6 +337,7 @@ class CsvSamples(Dataset):
             self.placebo,
             self._read_windows(index, picture.frame),
             view,
+            draft.crop if draft else None,
         )
         sample.group = self.table.groups[index] if self.table.groups else ""
         return sample

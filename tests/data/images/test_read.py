@@ -133,8 +133,11 @@ class Whole:
     def draw_view(self) -> None:
         return None
 
+    def draft(self) -> None:
+        return None
+
     def with_windows(
-        self, image: Image.Image, heatmap: np.ndarray | None, placebo: Any, windows: Any
+        self, image: Image.Image, heatmap: np.ndarray | None, placebo: Any, windows: Any, crop: Any
     ) -> Any:
         return (
             torch.from_numpy(np.array(image)),
