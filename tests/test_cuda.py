@@ -1,6 +1,6 @@
 """What the other tests check on the CPU, once on a GPU.
 
-Losses of every method, low precision, compiling, resuming, evaluation.
+Losses of every method, waits of the host, low precision, compiling, resuming, evaluation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
+from test_no_waiting import RUNS, plan, set_up, step
 
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
@@ -97,6 +98,25 @@ def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
         assert runs.losses(f"{method}-{precision}")[:steps] == pytest.approx(
             expected[:steps], rel=3e-2
         ), precision
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_our_part_of_a_step_never_waits(name: str) -> None:
+    """From the moved batch to the end of backward, after a first step that fills caches."""
+    method, *flags = RUNS[name]
+    flags, device = ("--method", method, *flags), torch.device("cuda")
+    model, loss, built, loader = set_up(*flags, siglip=name == "siglip")
+    model.to(device)
+    batches = plan(built, loader)
+    for batch in batches:
+        step(model, loss, *batch, device)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in batches:
+            step(model, loss, *batch, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:

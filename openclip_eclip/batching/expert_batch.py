@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ON_HOST = ("annotated", "sentence_row", "sentence_region")
+
 
 @dataclass
 class ExpertBatch:
@@ -25,6 +27,9 @@ class ExpertBatch:
     - `sentence_*`: T single sentences or phrases, each with the heatmap of the expert's gaze while
       saying it, or of its region, for an objective with `needs_windows`. The heatmap of a phrase
       without a region is all zero.
+
+    What selects images and sentences (`annotated`, `sentence_row`, `sentence_region`) stays in the
+    memory of the host, where a step can read it without waiting for a GPU.
 
     Draws are stored here and not made in the forward pass, since gradient accumulation runs every
     batch forward twice.
@@ -45,6 +50,8 @@ class ExpertBatch:
     annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
     # (T,), rows of `image`, `expert_image` and `oversampled_image` one after the other
     sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    # (T,) bool: its map is not all zero
+    sentence_region: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     # (T, L)
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (T, 1, H, W), as `heatmap`
@@ -61,11 +68,11 @@ class ExpertBatch:
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
-        """Move all tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64."""
+        """Move the tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64."""
         moved = {}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and entry.name not in ON_HOST:
                 cast = dtype if entry.name.endswith(("image", "heatmap")) else None
                 value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
             elif entry.name == "draws":

@@ -23,6 +23,7 @@ class Sentences(NamedTuple):
     row: Tensor  # (T,) int64, the sample of each
     text: Tensor  # (T, L) int64
     heatmap: Tensor  # (T, 1, H, W)
+    region: Tensor  # (T,) bool: the map is not all zero
 
 
 def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = False) -> Sentences:
@@ -33,7 +34,8 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
     generator.
     """
     rows = samples.sentence_row.numpy()
-    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).numpy()
+    region = samples.sentence_heatmap.flatten(1).any(dim=1)
+    usable = empty | region.numpy()
     chosen: list[int] = []
     for row in np.unique(rows[usable]):
         sentences = np.flatnonzero((rows == row) & usable)
@@ -43,7 +45,10 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
         chosen.extend(sentences.tolist())
     index = torch.tensor(chosen, dtype=torch.int64)
     return Sentences(
-        samples.sentence_row[index], samples.sentence_text[index], samples.sentence_heatmap[index]
+        samples.sentence_row[index],
+        samples.sentence_text[index],
+        samples.sentence_heatmap[index],
+        region[index],
     )
 
 

@@ -29,6 +29,7 @@ from .regions import (
     gathered_contrast,
     is_empty,
     mean_by_owner,
+    phrases_of,
     region_features,
     region_target,
     text_ids,
@@ -167,22 +168,23 @@ class Align(Objective):
         - A images with a whole report's heatmap, as candidates: `reported`;
         - D images with sentences, as candidates: `described`.
         """
+        # rows and numbers of images are in the memory of the host until tensors are selected
+        device = encoded.tokens.grid.device
         pass_row = self._pass_rows(encoded, batch)  # (B + M2 + R,), of each candidate
         reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        # An image with sentences counts once, by its sentences (decision 0032). `unique` is called
-        # only if there are any: a GPU waits for its result.
+        # an image with sentences counts once, by its sentences (decision 0032)
         has_sentences = len(batch.sentence_row) > 0
         if has_sentences:
             described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
-            by_report = ~torch.isin(reported, described)
-            reported, heatmap = reported[by_report], heatmap[by_report]
+            by_report = (~torch.isin(reported, described)).nonzero()[:, 0]
+            reported, heatmap = reported[by_report], heatmap[_moved(by_report, device)]
 
         # whole reports: where the tower attends, or the similarity with the report (decision 0030)
         attention = log_attention(
             model.visual,
-            encoded.tokens.rows(pass_row[reported]),
-            lambda: _report_features(model, encoded, batch)[reported],
+            encoded.tokens.rows(_moved(pass_row[reported], device)),
+            lambda: _report_features(model, encoded, batch)[_moved(reported, device)],
             self.config,
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
@@ -190,7 +192,8 @@ class Align(Objective):
         # sentences: the similarity for every tower, since a pool's attention depends on no sentence
         entries = {}
         if has_sentences:
-            positions = unit_positions(model.visual, encoded.tokens.rows(pass_row[described]))
+            rows, owner = _moved(pass_row[described], device), _moved(owner, device)
+            positions = unit_positions(model.visual, encoded.tokens.rows(rows))
             text = encode_detached(model, batch.sentence_text)
             each = self._sentence_errors(positions, text, owner, batch.sentence_heatmap)  # (T,)
             error = torch.cat([error, mean_by_owner(each, owner, len(described))])
@@ -218,14 +221,14 @@ class Align(Objective):
         The phrases of an image weigh one together, as in `mean_by_owner`.
         """
         grid = (positions.shape[1], positions.shape[2])
-        found = ~is_empty(batch.sentence_heatmap)
+        found = _moved(batch.sentence_region.nonzero()[:, 0], positions.device)
         heatmap, owner = batch.sentence_heatmap[found].to(positions.dtype), owner[found]
         target = region_target(heatmap, grid, self.config.power)
         return {
             "align_region": region_features(positions, target, owner),
             "align_phrase": full_precision(text[found]),
             "align_phrase_id": text_ids(batch.sentence_text[found]),
-            "align_phrase_weight": 1 / owner.bincount()[owner].to(positions.dtype),
+            "align_phrase_weight": 1 / phrases_of(owner, len(positions))[owner].to(positions.dtype),
         }
 
     def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
@@ -237,8 +240,7 @@ class Align(Objective):
             last = encoded.rows[name].stop
             parts.append(slice(last - count, last))
         parts.append(encoded.rows["align_oversampled"])
-        device = batch.annotated.device
-        return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
+        return torch.cat([torch.arange(part.start, part.stop) for part in parts])
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         for name in ("align_oversampled", "align_stream"):
@@ -273,6 +275,10 @@ class Align(Objective):
         return losses
 
 
+def _moved(index: Tensor, device: torch.device) -> Tensor:
+    return index.to(device, non_blocking=True)
+
+
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     """The candidates with a heatmap, (A,) int64, and their heatmaps, (A, 1, H, W).
 
@@ -280,9 +286,7 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     """
     size = len(batch)
     total = size + len(batch.expert_image) + len(batch.oversampled_image)
-    candidates = torch.cat(
-        [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
-    )
+    candidates = torch.cat([batch.annotated, torch.arange(size, total)])
     of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
     heatmap = torch.cat([batch.annotated_heatmap, of_stream])
     if len(batch.oversampled_image):  # an empty tensor of heatmaps has other sides

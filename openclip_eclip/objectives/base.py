@@ -59,6 +59,13 @@ class Objective:
         """
         return {}
 
+    def count(self, texts: Tensor) -> dict[str, Any]:
+        """Facts about the texts of one batch (B + M2, L), as further entries of its draws.
+
+        They are found in the memory of the host, so that no step waits for a GPU to know them.
+        """
+        return {}
+
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         """Images (K, 3, H, W) to encode in the pass of the originals.
 
