@@ -20,7 +20,7 @@ from ..batching.expert_batch import ExpertBatch
 from ..config import UserError
 from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
-from ..towers.pool_attention import pool_attention
+from ..towers.pool_attention import has_pool, pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
 from .align_settings import AlignConfig, add_align_flags
 from .base import EncodedPass, Gather, Objective
@@ -35,6 +35,9 @@ from .regions import (
     text_ids,
     uniform_cross_entropy,
 )
+
+# names of `further_texts`
+OVERSAMPLED, SENTENCES = "align_oversampled_text", "align_sentence_text"
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,17 @@ class Align(Objective):
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
+    def further_texts(self, model: HostModel, batch: ExpertBatch) -> dict[str, Tensor]:
+        texts: dict[str, Tensor] = {}
+        if not self.config.active:
+            return texts
+        # a learned pool depends on no text
+        if len(batch.oversampled_text) and not has_pool(model.visual):
+            texts[OVERSAMPLED] = batch.oversampled_text
+        if len(batch.sentence_row):
+            texts[SENTENCES] = batch.sentence_text
+        return texts
+
     def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         """align_error (A + D,), weighted: one value for each aligned image.
 
@@ -184,7 +198,7 @@ class Align(Objective):
         attention = log_attention(
             model.visual,
             encoded.tokens.rows(_moved(pass_row[reported], device)),
-            lambda: _report_features(model, encoded, batch)[_moved(reported, device)],
+            lambda: _report_features(encoded)[_moved(reported, device)],
             self.config,
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
@@ -194,7 +208,7 @@ class Align(Objective):
         if has_sentences:
             rows, owner = _moved(pass_row[described], device), _moved(owner, device)
             positions = unit_positions(model.visual, encoded.tokens.rows(rows))
-            text = encode_detached(model, batch.sentence_text)
+            text = encoded.detached[SENTENCES]
             each = self._sentence_errors(positions, text, owner, batch.sentence_heatmap)  # (T,)
             error = torch.cat([error, mean_by_owner(each, owner, len(described))])
             if self.config.contrast:
@@ -294,12 +308,12 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     return candidates, heatmap
 
 
-def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
+def _report_features(encoded: EncodedPass) -> Tensor:
     """Unit text features of the candidates' reports, (B + M2 + R, D), detached."""
     known = encoded.text.detach()  # of the batch and the stream: the pass has encoded them
-    if not len(batch.oversampled_text):
+    if OVERSAMPLED not in encoded.detached:
         return known
-    return torch.cat([known, encode_detached(model, batch.oversampled_text)])
+    return torch.cat([known, encoded.detached[OVERSAMPLED]])
 
 
 def _no_regions(encoded: EncodedPass) -> dict[str, Tensor]:
@@ -315,15 +329,6 @@ def _no_regions(encoded: EncodedPass) -> dict[str, Tensor]:
         "align_phrase_id": torch.zeros(0, dtype=torch.int64, device=text.device),
         "align_phrase_weight": text.sum(dim=1),
     }
-
-
-def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
-    """Unit features (T, D) of `texts` (T, L), detached.
-
-    Call it after the pass: autocast caches the weights that it casts here, without their graph.
-    """
-    with torch.no_grad():
-        return model.encode_text(texts, normalize=True)
 
 
 def log_attention(
