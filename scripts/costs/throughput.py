@@ -161,7 +161,8 @@ def measure(
 
 def forward_flops(config: Path) -> tuple[float, float]:
     """FLOPs of one image, and of one text, forward; attention counts as its matrix products."""
-    model = open_clip.create_model(config.stem)
+    # with gradients: without them torch takes fused layers, which are not counted
+    model = open_clip.create_model(config.stem).eval()
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     found = []
@@ -170,7 +171,7 @@ def forward_flops(config: Path) -> tuple[float, float]:
         (model.encode_text, torch.ones(1, model.context_length, dtype=torch.int64)),
     ):
         counter = FlopCounterMode(display=False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with sdpa_kernel(SDPBackend.MATH), counter:
             encode(value)
         found.append(float(counter.get_total_flops()))
     return found[0], found[1]

@@ -29,6 +29,9 @@ def test_flops_are_those_by_hand(tmp_path: Path) -> None:
     image, text = throughput.forward_flops(config)
     assert image == 2 * 16 * 3 * 8 * 8 * 64 + layers(2, 17, 64) + 2 * 64 * 32
     assert text == layers(1, 16, 32) + 2 * 32 * 32
+    config = write_config(tmp_path, "tiny ResNet")
+    open_clip.add_model_config(config)
+    assert throughput.forward_flops(config)[0] > 0
 
 
 def test_peaks_by_the_name_of_the_card() -> None:
