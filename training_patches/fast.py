@@ -25,10 +25,11 @@ def choose_fast(args: argparse.Namespace, words: Sequence[str]) -> None:
     `words`: the user's command line. On a CPU both stay as they are: bf16 is slow there, and the
     compiler takes longer than a small run.
     """
-    if not args.fast or torch.device(args.device).type != "cuda":
+    on_gpu = torch.device(args.device).type == "cuda" and torch.cuda.is_available()
+    if not args.fast or not on_gpu:
         return
     is_given = any(word.split("=")[0] == "--precision" for word in words)
-    if not is_given and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False):
+    if not is_given and torch.cuda.is_bf16_supported(False):
         args.precision = "amp_bf16"  # open_clip makes a GradScaler for amp alone
     # those with which a compiled tower does not work
     args.torchcompile |= not (args.cache_tokens or args.same_text_similarity or args.torchscript)
