@@ -242,7 +242,8 @@ def page(args: argparse.Namespace, result: dict[str, Any]) -> str:
             " them in under ten minutes and writes this page:",
             *("", "```bash", "python scripts/costs/throughput.py", "```", ""),
             "Below is its small form on a CPU that other work shared. It shows that the command"
-            " works. Its towers are tiny and other work takes most of its time, so no ratio is given.",
+            " works. Its towers are tiny, and other work takes most of its time, so no ratio is"
+            " given.",
             "",
         ]
     lines += [
