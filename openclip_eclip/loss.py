@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .config import EClipConfig
 from .objectives import Objective
+from .rank_counts import counts_of_ranks
 from .same_text import SameText
 from .towers.positions import full_precision
 
@@ -156,12 +157,8 @@ class _MixedPairs(nn.Module):
 
     def _count_mixed(self, mixed_features: Tensor) -> list[int]:
         """M on every rank. A rank without mixed pairs takes part too."""
-        if self.world_size == 1:
-            return [len(mixed_features)]
-        count = torch.tensor([len(mixed_features)], device=mixed_features.device)
-        counts = [torch.zeros_like(count) for _ in range(self.world_size)]
-        dist.all_gather(counts, count)
-        return torch.cat(counts).tolist()
+        count = len(mixed_features)
+        return [count] if self.world_size == 1 else counts_of_ranks(count)
 
     def _join(self, image: Tensor, text: Tensor, ids: Tensor, counts: list[int]) -> Pairs:
         """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append").
@@ -215,6 +212,9 @@ class _MixedPairs(nn.Module):
         None where no rank has one, and for the output of a plain model. Copies that mixed pairs
         make of a sample's own text are not among them: `own_pairs` says what they are. A sample
         that was drawn twice is another sample.
+
+        The one place where the loss waits for a GPU: whether any text repeats decides what is
+        computed.
         """
         if "text_key" not in out:
             return None
@@ -223,13 +223,14 @@ class _MixedPairs(nn.Module):
         ids = self._all_ranks(_with_mixed(out, "sample_id", "mixed_id"), counts)
         index = torch.arange(len(ids), device=ids.device)
         mixed = torch.cat([index[: size + m] >= size for m in counts])
-        first = sum(size + m for m in counts[: self.rank])
-        own = slice(first, first + size + counts[self.rank])
+        firsts = [sum(size + m for m in counts[:r]) for r in range(len(counts))]
+        own = slice(firsts[self.rank], firsts[self.rank] + size + counts[self.rank])
         rows = own if getattr(self, "local_loss", True) else slice(None)
         copies = (ids[rows, None] == ids) & (mixed[rows, None] | mixed)
         same = self.same_text.matches(key[rows], key) & ~copies & (index[rows, None] != index)
         mine = same if rows == own else same[own]
-        originals = mine[:size, ~mixed]
+        columns = torch.cat([index[f : f + size] for f in firsts])
+        originals = mine[:size, columns]
         # of this rank's rows: all pairs, those of originals, originals with such a pair
         found = torch.stack([mine.sum(), originals.sum(), originals.any(dim=1).sum()])
         if self.world_size > 1:

@@ -20,6 +20,7 @@ from .objectives.base import EncodedPass
 from .priming import reconstruction_errors
 from .processor import build_processor
 from .towers.frozen import FrozenText
+from .towers.host import HostModel
 from .towers.local_features import region_width, word_width
 from .towers.positions import encode_tokens
 
@@ -34,6 +35,9 @@ class EClip(nn.Module):
 
     State-dict keys are open_clip's plus `heatmap_processor.*`. For a plain image tensor the model
     is plain CLIP.
+
+    --torchcompile compiles towers and processor one by one, each for batches of any size. What is
+    between them, where the numbers of images decide, stays Python.
     """
 
     # open_clip's class sets these, see towers/host.py
@@ -61,6 +65,7 @@ class EClip(nn.Module):
         self.frozen_text: FrozenText | None = None
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
         """One step of Algorithm 1 on an `ExpertBatch`; open_clip's forward on anything else.
 
@@ -77,21 +82,37 @@ class EClip(nn.Module):
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
         assert text is not None, "an ExpertBatch comes with the texts of its images"
-        batch, size = image, len(image)
+        batch = image
         pieces = {"image_features": batch.image}
         if self.heatmap_processor is not None:
-            pieces["mixed_features"] = self._mixed_images(batch)
+            has_mixed = len(batch.lam) > 0
+            pieces["mixed_features"] = self._mixed_images(batch) if has_mixed else batch.image[:0]
         for objective in self.objectives:
             pieces.update(objective.images(batch, self.visual))
         images = [piece for piece in pieces.values() if len(piece)]
         texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
         together = torch.cat(images) if len(images) > 1 else images[0]
-        sizes = [len(piece) for piece in pieces.values()]
-        features, text_features, local = self._encode(
-            together, texts, dict(zip(pieces, sizes)), batch
-        )
-        out = dict(zip(pieces, features.split(sizes)))
+        sizes = {name: len(piece) for name, piece in pieces.items()}
+        features, text_features, local = self._encode(together, texts, sizes, batch)
+        out = self._output(features, text_features, local, sizes, batch)
+        if batch.is_priming:  # l. 14-17
+            assert self.heatmap_processor is not None, "`PlannedLoader` primes a processor only"
+            out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)
+        return out
+
+    @torch.compiler.disable
+    def _output(
+        self,
+        features: Tensor,
+        text_features: Tensor,
+        local: dict[str, Tensor],
+        sizes: Mapping[str, int],
+        batch: ExpertBatch,
+    ) -> dict[str, Tensor]:
+        """The output of `forward` without `priming_error`; arguments as `_encode` returns them."""
+        size = len(batch)
+        out = dict(zip(sizes, features.split(list(sizes.values()))))
         out |= {
             "text_features": text_features[:size],
             "logit_scale": self.logit_scale.exp(),
@@ -113,11 +134,9 @@ class EClip(nn.Module):
         if self.logit_bias is not None:
             # a copy: DDP takes a bare parameter in the output for an unused one
             out["logit_bias"] = self.logit_bias.clone()
-        if batch.is_priming:  # l. 14-17
-            assert self.heatmap_processor is not None, "`PlannedLoader` primes a processor only"
-            out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)
         return out
 
+    @torch.compiler.disable(recursive=False)
     def _encode(
         self, images: Tensor, texts: Tensor, sizes: Mapping[str, int], batch: ExpertBatch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -145,20 +164,37 @@ class EClip(nn.Module):
             # now: objectives may encode other texts with the same tower
             local["text_key"] = self.frozen_text.last(text_features)
         if stages:
+            detached = {}
+            for objective in self.objectives:
+                for name, further in objective.further_texts(self, batch).items():
+                    detached[name] = encode_detached(self, further)
             ends = list(itertools.accumulate(sizes.values()))
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
-            for objective in self.objectives:
-                if objective.image_stages is not None:
-                    local |= objective.read(self, EncodedPass(tokens, rows, text_features), batch)
+            local |= self._read(EncodedPass(tokens, rows, text_features, detached), batch)
         return image_features, text_features, local
 
+    @torch.compiler.disable
+    def _read(self, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
+        entries: dict[str, Tensor] = {}
+        for objective in self.objectives:
+            if objective.image_stages is not None:
+                entries |= objective.read(self, encoded, batch)
+        return entries
+
     def _mixed_images(self, batch: ExpertBatch) -> Tensor:
-        """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
-        if not len(batch.lam):
-            return batch.image[:0]
+        """I^lam (M, 3, H, W), M > 0 (Alg. 1, l. 9-11)."""
         assert self.heatmap_processor is not None, "`forward` checks that there is one"
         original = torch.cat([batch.image[batch.mix_index], batch.expert_image])
         return mix_images(original, self.heatmap_processor(original, batch.heatmap), batch.lam)
+
+
+def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
+    """Unit features (T, D) of `texts` (T, L), detached.
+
+    Call it after the pass: autocast caches the weights that it casts here, without their graph.
+    """
+    with torch.no_grad():
+        return model.encode_text(texts, normalize=True)
 
 
 class EClipCLIP(EClip, CLIP):

@@ -19,7 +19,7 @@ from .config import (
 from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
-from .run_flags import add_fine_tuning, add_frozen, add_saving, add_stopping
+from .run_flags import add_fine_tuning, add_frozen, add_saving, add_speed, add_stopping
 from .same_text import SameText, add_same_text
 from .towers.image_head import ATTENTION_POOL
 
@@ -48,6 +48,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     add_read_arguments(data)
     add_same_text(parser.add_argument_group("texts that repeat in a batch"))
     _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
+    add_speed(parser.add_argument_group("speed"))
     add_saving(parser.add_argument_group("runs and checkpoints"))
     add_stopping(parser.add_argument_group("the best epoch, and the end of training"))
     OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))

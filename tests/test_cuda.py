@@ -1,6 +1,6 @@
 """What the other tests check on the CPU, once on a GPU.
 
-Losses of every method, low precision, compiling, resuming, evaluation.
+Losses of every method, waits of the host, low precision, compiling, resuming, evaluation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
+from test_no_waiting import RUNS, plan, set_up, step
 
 from openclip_eclip.data.map_tensors import to_unit
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
@@ -103,6 +104,25 @@ def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
 def test_heatmaps_of_8_bits_are_the_same_numbers_as_on_the_cpu() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_unit(levels.cuda()).cpu(), to_unit(levels))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_our_part_of_a_step_never_waits(name: str) -> None:
+    """From the moved batch to the end of backward, after a first step that fills caches."""
+    method, *flags = RUNS[name]
+    flags, device = ("--method", method, *flags), torch.device("cuda")
+    model, loss, built, loader = set_up(*flags, siglip=name == "siglip")
+    model.to(device)
+    batches = plan(built, loader)
+    for batch in batches:
+        step(model, loss, *batch, device)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in batches:
+            step(model, loss, *batch, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:

@@ -25,6 +25,7 @@ FILES[CLI] = ROOT / f"{CLI}.py"
 # rooms is one by itself
 STOREYS = (
     "version config content json_text xml_text files machine subcommands mixup priming streams",
+    "rank_counts",
     "data metrics",
     "gaze",
     "annotations",

@@ -51,6 +51,7 @@ from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
 from openclip_eclip.towers.frozen import FrozenText
 
 from .before_training import before_first_step, check_names, check_optimiser
+from .fast import choose_fast, optimiser_options, prepare_towers
 from .finite_loss import FiniteLoss
 from .layer_decay import assign_learning_rate, with_layer_decay
 from .resume import atomic_save
@@ -123,6 +124,7 @@ class Patches:
         host_argv = with_recipe(ours.recipe, with_runs_dir(ours.runs_dir, rest))
         args = parse_host(self.originals["parse_args"], host_argv)
         vars(args).update(vars(ours))
+        choose_fast(args, rest)
         names = method_names(args)
         fill_recipe(args, names)
         reject_unsupported(args, names)
@@ -167,6 +169,7 @@ class Patches:
         self.built = built[0]
         require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
         choose_trained_parts(built[0], self.session.args)
+        prepare_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
                 objective.check_model(built[0])
@@ -183,6 +186,7 @@ class Patches:
         return built
 
     def adamw(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        kwargs |= optimiser_options(self.session.args)
         optimizer = self.originals["optim"].AdamW(*args, **kwargs)
         return with_layer_decay(optimizer, self.session.args, self.built)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..data.map_tensors import to_unit
 
+ON_HOST = ("annotated", "sentence_row", "sentence_region")
+
 
 @dataclass
 class ExpertBatch:
@@ -27,6 +29,9 @@ class ExpertBatch:
     - `sentence_*`: T single sentences or phrases, each with the heatmap of the expert's gaze while
       saying it, or of its region, for an objective with `needs_windows`. The heatmap of a phrase
       without a region is all zero.
+
+    What selects images and sentences (`annotated`, `sentence_row`, `sentence_region`) stays in the
+    memory of the host, where a step can read it without waiting for a GPU.
 
     Draws are stored here and not made in the forward pass, since gradient accumulation runs every
     batch forward twice.
@@ -48,6 +53,8 @@ class ExpertBatch:
     annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
     # (T,), rows of `image`, `expert_image` and `oversampled_image` one after the other
     sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    # (T,) bool: its map is not all zero
+    sentence_region: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     # (T, L)
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (T, 1, H, W), as `heatmap`
@@ -64,8 +71,9 @@ class ExpertBatch:
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
-        """Move all tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64.
+        """Move all tensors but those ON_HOST.
 
+        Images and heatmaps take `dtype`; draws stay float32, ids int64.
         8-bit heatmaps become floating-point numbers on the device.
         """
         is_gpu = device is not None and torch.device(device).type == "cuda"
@@ -80,7 +88,9 @@ class ExpertBatch:
         moved: dict[str, Any] = {}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
-            if entry.name.endswith("heatmap"):
+            if entry.name in ON_HOST:
+                moved[entry.name] = value
+            elif entry.name.endswith("heatmap"):
                 moved[entry.name] = to_unit(move(value)).to(dtype=dtype)
             elif entry.name == "draws":
                 moved[entry.name] = {name: move(draw) for name, draw in value.items()}

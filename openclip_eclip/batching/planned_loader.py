@@ -150,6 +150,7 @@ class PlannedLoader:
             sentence_row=sentences.row,
             sentence_text=sentences.text,
             sentence_heatmap=sentences.heatmap,
+            sentence_region=sentences.region,
         )
         if self.same_text:
             keys = [stream.text_key for stream in (samples, expert) if stream is not None]
@@ -163,8 +164,10 @@ class PlannedLoader:
         count = len(samples.annotated) if is_needed else 0
         batch.annotated = samples.annotated[:count]
         batch.annotated_heatmap = samples.heatmap[:count]
+        texts = samples.text if expert is None else torch.cat([samples.text, expert.text])
         for objective in self.objectives:
             batch.draws.update(objective.draw(self.seed, step, self.epoch, samples.sample_id))
+            batch.draws.update(objective.count(texts))
         return batch
 
     def _mixed_pairs(

@@ -24,6 +24,7 @@ class Sentences(NamedTuple):
     row: Tensor  # (T,) int64, the sample of each
     text: Tensor  # (T, L) int64
     heatmap: Tensor  # (T, 1, H, W), of the type of the batch's
+    region: Tensor  # (T,) bool: the map is not all zero
 
 
 def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = False) -> Sentences:
@@ -34,7 +35,8 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
     generator.
     """
     rows = samples.sentence_row.numpy()
-    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).bool().numpy()
+    region = samples.sentence_heatmap.flatten(1).any(dim=1).bool()  # of uint8 `any` is uint8
+    usable = empty | region.numpy()
     chosen: list[int] = []
     for row in np.unique(rows[usable]):
         sentences = np.flatnonzero((rows == row) & usable)
@@ -44,7 +46,10 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = Fal
         chosen.extend(sentences.tolist())
     index = torch.tensor(chosen, dtype=torch.int64)
     return Sentences(
-        samples.sentence_row[index], samples.sentence_text[index], samples.sentence_heatmap[index]
+        samples.sentence_row[index],
+        samples.sentence_text[index],
+        samples.sentence_heatmap[index],
+        region[index],
     )
 
 
@@ -59,5 +64,5 @@ def join_sentences(
         first += len(samples)
     # an empty batch of texts has another length, so it cannot be joined
     filled = [sentences for sentences in drawn if len(sentences.row)] or drawn[:1]
-    rows, texts, maps = zip(*filled)
-    return Sentences(torch.cat(rows), torch.cat(texts), join_maps(maps))
+    rows, texts, maps, regions = zip(*filled)
+    return Sentences(torch.cat(rows), torch.cat(texts), join_maps(maps), torch.cat(regions))

@@ -20,7 +20,7 @@ from ..batching.expert_batch import ExpertBatch
 from ..config import UserError
 from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
-from ..towers.pool_attention import pool_attention
+from ..towers.pool_attention import has_pool, pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
 from .align_settings import AlignConfig, add_align_flags
 from .base import EncodedPass, Gather, Objective
@@ -29,11 +29,15 @@ from .regions import (
     gathered_contrast,
     is_empty,
     mean_by_owner,
+    phrases_of,
     region_features,
     region_target,
     text_ids,
     uniform_cross_entropy,
 )
+
+# names of `further_texts`
+OVERSAMPLED, SENTENCES = "align_oversampled_text", "align_sentence_text"
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +160,17 @@ class Align(Objective):
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
+    def further_texts(self, model: HostModel, batch: ExpertBatch) -> dict[str, Tensor]:
+        texts: dict[str, Tensor] = {}
+        if not self.config.active:
+            return texts
+        # a learned pool depends on no text
+        if len(batch.oversampled_text) and not has_pool(model.visual):
+            texts[OVERSAMPLED] = batch.oversampled_text
+        if len(batch.sentence_row):
+            texts[SENTENCES] = batch.sentence_text
+        return texts
+
     def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         """align_error (A + D,), weighted: one value for each aligned image.
 
@@ -167,22 +182,23 @@ class Align(Objective):
         - A images with a whole report's heatmap, as candidates: `reported`;
         - D images with sentences, as candidates: `described`.
         """
+        # rows and numbers of images are in the memory of the host until tensors are selected
+        device = encoded.tokens.grid.device
         pass_row = self._pass_rows(encoded, batch)  # (B + M2 + R,), of each candidate
         reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        # An image with sentences counts once, by its sentences (decision 0032). `unique` is called
-        # only if there are any: a GPU waits for its result.
+        # an image with sentences counts once, by its sentences (decision 0032)
         has_sentences = len(batch.sentence_row) > 0
         if has_sentences:
             described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
-            by_report = ~torch.isin(reported, described)
-            reported, heatmap = reported[by_report], heatmap[by_report]
+            by_report = (~torch.isin(reported, described)).nonzero()[:, 0]
+            reported, heatmap = reported[by_report], heatmap[_moved(by_report, device)]
 
         # whole reports: where the tower attends, or the similarity with the report (decision 0030)
         attention = log_attention(
             model.visual,
-            encoded.tokens.rows(pass_row[reported]),
-            lambda: _report_features(model, encoded, batch)[reported],
+            encoded.tokens.rows(_moved(pass_row[reported], device)),
+            lambda: _report_features(encoded)[_moved(reported, device)],
             self.config,
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
@@ -190,8 +206,9 @@ class Align(Objective):
         # sentences: the similarity for every tower, since a pool's attention depends on no sentence
         entries = {}
         if has_sentences:
-            positions = unit_positions(model.visual, encoded.tokens.rows(pass_row[described]))
-            text = encode_detached(model, batch.sentence_text)
+            rows, owner = _moved(pass_row[described], device), _moved(owner, device)
+            positions = unit_positions(model.visual, encoded.tokens.rows(rows))
+            text = encoded.detached[SENTENCES]
             each = self._sentence_errors(positions, text, owner, batch.sentence_heatmap)  # (T,)
             error = torch.cat([error, mean_by_owner(each, owner, len(described))])
             if self.config.contrast:
@@ -218,14 +235,14 @@ class Align(Objective):
         The phrases of an image weigh one together, as in `mean_by_owner`.
         """
         grid = (positions.shape[1], positions.shape[2])
-        found = ~is_empty(batch.sentence_heatmap)
+        found = _moved(batch.sentence_region.nonzero()[:, 0], positions.device)
         heatmap, owner = batch.sentence_heatmap[found].to(positions.dtype), owner[found]
         target = region_target(heatmap, grid, self.config.power)
         return {
             "align_region": region_features(positions, target, owner),
             "align_phrase": full_precision(text[found]),
             "align_phrase_id": text_ids(batch.sentence_text[found]),
-            "align_phrase_weight": 1 / owner.bincount()[owner].to(positions.dtype),
+            "align_phrase_weight": 1 / phrases_of(owner, len(positions))[owner].to(positions.dtype),
         }
 
     def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
@@ -237,8 +254,7 @@ class Align(Objective):
             last = encoded.rows[name].stop
             parts.append(slice(last - count, last))
         parts.append(encoded.rows["align_oversampled"])
-        device = batch.annotated.device
-        return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
+        return torch.cat([torch.arange(part.start, part.stop) for part in parts])
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         for name in ("align_oversampled", "align_stream"):
@@ -273,6 +289,10 @@ class Align(Objective):
         return losses
 
 
+def _moved(index: Tensor, device: torch.device) -> Tensor:
+    return index.to(device, non_blocking=True)
+
+
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     """The candidates with a heatmap, (A,) int64, and their heatmaps, (A, 1, H, W).
 
@@ -280,9 +300,7 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     """
     size = len(batch)
     total = size + len(batch.expert_image) + len(batch.oversampled_image)
-    candidates = torch.cat(
-        [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
-    )
+    candidates = torch.cat([batch.annotated, torch.arange(size, total)])
     of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
     heatmap = torch.cat([batch.annotated_heatmap, of_stream])
     if len(batch.oversampled_image):  # an empty tensor of heatmaps has other sides
@@ -290,12 +308,12 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     return candidates, heatmap
 
 
-def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
+def _report_features(encoded: EncodedPass) -> Tensor:
     """Unit text features of the candidates' reports, (B + M2 + R, D), detached."""
     known = encoded.text.detach()  # of the batch and the stream: the pass has encoded them
-    if not len(batch.oversampled_text):
+    if OVERSAMPLED not in encoded.detached:
         return known
-    return torch.cat([known, encode_detached(model, batch.oversampled_text)])
+    return torch.cat([known, encoded.detached[OVERSAMPLED]])
 
 
 def _no_regions(encoded: EncodedPass) -> dict[str, Tensor]:
@@ -311,15 +329,6 @@ def _no_regions(encoded: EncodedPass) -> dict[str, Tensor]:
         "align_phrase_id": torch.zeros(0, dtype=torch.int64, device=text.device),
         "align_phrase_weight": text.sum(dim=1),
     }
-
-
-def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
-    """Unit features (T, D) of `texts` (T, L), detached.
-
-    Call it after the pass: autocast caches the weights that it casts here, without their graph.
-    """
-    with torch.no_grad():
-        return model.encode_text(texts, normalize=True)
 
 
 def log_attention(

@@ -24,6 +24,7 @@ class EncodedPass(NamedTuple):
     tokens: Tokens  # of all K images
     rows: Mapping[str, slice]  # rows of the images under each name of `Objective.images`
     text: Tensor  # (B + M2, D) unit features of the batch's texts, then of the separate stream's
+    detached: Mapping[str, Tensor]  # (T, D) unit features of `Objective.further_texts`
 
 
 class Objective:
@@ -56,6 +57,13 @@ class Objective:
         """Random values of one batch, under names of the objective's choice.
 
         `sample_id` (B,) int64. Tensors among the values are moved with the batch.
+        """
+        return {}
+
+    def count(self, texts: Tensor) -> dict[str, Any]:
+        """Facts about the texts of one batch (B + M2, L), as further entries of its draws.
+
+        They are found in the memory of the host, so that no step waits for a GPU to know them.
         """
         return {}
 
@@ -92,6 +100,10 @@ class Objective:
         None: the objective needs no pass of its own over the texts.
         """
         return None
+
+    def further_texts(self, model: HostModel, batch: ExpertBatch) -> dict[str, Tensor]:
+        """Texts (T, L) that `read` gets the features of, without a gradient, by their names."""
+        return {}
 
     def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         """Entries for the model's output, computed from the pass; `complete` may change them."""

@@ -174,12 +174,12 @@ def mix_geometric(
     image: Tensor, partner: Tensor, lam: Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
     """x^lam * x_a^(1 - lam) of pixels in [0, 1], for normalised images (B, 3, H, W); `lam` (B,)."""
+    dtype = full_precision(image).dtype
+    # (3, 1, 1) each; filled on the device, since a GPU is waited for when a list is copied to it
     shift, scale = (
-        torch.tensor(x, dtype=torch.float64, device=image.device)[:, None, None].to(
-            full_precision(image).dtype
-        )
-        for x in (mean, std)
-    )  # (3, 1, 1) each
+        torch.cat([image.new_full((1, 1, 1), value, dtype=dtype) for value in values])
+        for values in (mean, std)
+    )
     weight = lam.to(shift.dtype)[:, None, None, None]
     log_x, log_a = (
         (full_precision(x) * scale + shift).clamp(min=FLOOR).log() for x in (image, partner)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
+from ..rank_counts import counts_of_ranks
 from ..towers.host import HostModel
 from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 from ..towers.positions import full_precision
@@ -81,6 +82,7 @@ class Gloria(Objective):
     def __init__(self, config: GloriaConfig = GloriaConfig()) -> None:
         self.config = config
         self.pieces: WordPieces | None = None
+        self.pieces_on: dict[torch.device, WordPieces] = {}
         # L_clip is the mean of both directions, GLoRIA takes their sum
         self.contrast_weight = 2 * config.global_weight
 
@@ -121,14 +123,20 @@ class Gloria(Objective):
         )
 
     def use_tokenizer(self, tokenizer: Any) -> None:
-        self.pieces = WordPieces.of(tokenizer)
+        self.pieces, self.pieces_on = WordPieces.of(tokenizer), {}
 
     image_stages = IMAGE_STAGES
 
+    def count(self, texts: Tensor) -> dict[str, Any]:
+        """{gloria_words}: the words of the longest text."""
+        assert self.pieces is not None, "`use_tokenizer` comes first"
+        return {"gloria_words": max(1, int(self.pieces.number(texts).max()) + 1)}
+
     def encode_texts(self, model: HostModel, texts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.pieces is not None, "`use_tokenizer` comes first"
-        self.pieces = self.pieces.to(texts.device)
-        features, words = encode_words(model, texts, self.pieces)
+        if texts.device not in self.pieces_on:
+            self.pieces_on[texts.device] = self.pieces.to(texts.device)
+        features, words = encode_words(model, texts, self.pieces_on[texts.device])
         return features, {"words": words.values, "word_mask": words.mask}
 
     def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
@@ -138,7 +146,8 @@ class Gloria(Objective):
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """Set regions (R, P, W), words (R, L, W), word_mask (R, L) and the fixed logit scale.
 
-        Rows are the batch's images, then eCLIP's mixed pairs.
+        Rows are the batch's images, then eCLIP's mixed pairs. word_count (1,), in the memory of the
+        host, is the number of words of the longest text.
         """
         size = len(batch)
         mixed = "mixed_id" in out
@@ -146,14 +155,17 @@ class Gloria(Objective):
         for name in ("words", "word_mask"):
             x = out[name]
             out[name] = torch.cat([x[:size], x[batch.mix_index], x[size:]]) if mixed else x
+        count = batch.draws.get("gloria_words", out["words"].shape[1])
+        out["word_count"] = torch.full((1,), count, device="cpu")
         # times zero, not dropped: DDP waits for the gradient of every parameter
         out["logit_scale"] = 0 * out["logit_scale"] + self.config.contrast
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
         """{gloria_local_loss}."""
         shared = self.config.local_negatives == "global" and dist.is_initialized()
+        count = int(out["word_count"].max())  # of all micro-batches
         loss = (global_local_loss if shared else local_loss)(
-            out["regions"], out["words"], out["word_mask"], self.config
+            out["regions"], out["words"][:, :count], out["word_mask"][:, :count], self.config
         )
         return {"gloria_local_loss": self.config.local_weight * loss}
 
@@ -174,22 +186,17 @@ def global_local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: Glor
     Ranks may hold different numbers of pairs. The average over ranks is the loss of a single
     process, in value and gradient.
     """
-    counts = _counts(regions)
-    all_regions, all_words = _gather(regions, counts), _gather(words, counts)
-    all_mask = _gather(mask.to(words.dtype), counts) > 0
+    counts, longest = counts_of_ranks(len(regions)), max(counts_of_ranks(words.shape[1]))
+    padding = (0, longest - words.shape[1])  # to the words of the longest text of all ranks
+    all_regions = _gather(regions, counts)
+    all_words = _gather(F.pad(words, (0, 0, *padding)), counts)
+    all_mask = _gather(F.pad(mask, padding).to(words.dtype), counts) > 0
     first = sum(counts[: dist.get_rank()])
     label = torch.arange(first, first + len(regions), device=regions.device)
     to_reports = config.contrast * local_similarity(regions, all_words, all_mask, config)
     to_images = config.contrast * local_similarity(all_regions, words, mask, config).T
     loss = F.cross_entropy(to_reports, label) + F.cross_entropy(to_images, label)
     return loss * (len(regions) * len(counts) / sum(counts))
-
-
-def _counts(x: Tensor) -> list[int]:
-    count = torch.tensor([len(x)], device=x.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    return torch.cat(counts).tolist()
 
 
 def _gather(x: Tensor, counts: list[int]) -> Tensor:
@@ -220,9 +227,7 @@ def local_similarity(
             " width."
         )
     chunk = chunk or (CHUNK_GPU if regions.is_cuda else CHUNK)
-    length = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
-    words, mask = words[:, :length], mask[:, :length]
-    pair = length * regions.shape[1]
+    pair = words.shape[1] * regions.shape[1]
     reports = max(1, min(len(words), chunk // pair))
     images = max(1, min(len(regions), chunk // (pair * reports)))
     with torch.autocast(regions.device.type, enabled=False):

@@ -206,9 +206,9 @@ def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
     sine = theta.sin()
     small, opposite = sine < SMALL_SINE, theta > math.pi / 2
     # before the division: a branch that `where` does not select must not give NaN gradients
-    safe = torch.where(small, 1.0, sine)
+    safe = sine.masked_fill(small, 1.0)
     arc = (torch.sin(lam * theta) * a + torch.sin((1 - lam) * theta) * b) / safe
-    axis = F.one_hot(a.abs().argmin(dim=1), a.shape[1]).to(a.dtype)
+    axis = torch.zeros_like(a).scatter(1, a.abs().argmin(dim=1, keepdim=True), 1.0)
     across = F.normalize(axis - (axis * a).sum(dim=1, keepdim=True) * a, dim=1)
     turn = torch.as_tensor((1 - lam) * math.pi, dtype=a.dtype, device=a.device)
     blend = torch.where(opposite, turn.cos() * a + turn.sin() * across, lam * a + (1 - lam) * b)

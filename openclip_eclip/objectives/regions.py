@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..rank_counts import counts_of_ranks
 from ..towers.positions import full_precision
 from .base import Gather
 
@@ -105,19 +106,21 @@ def gathered_contrast(
     rank; T differs between ranks. The weighted sum is divided by the sum of all weights, or by
     `smallest` if that is more.
     """
-    count = weight.new_full((1, 1), len(region))
-    counts, _, rows = gather(count, count)  # (W, 1)
-    numbers = torch.arange(max(1, int(counts.max())), device=region.device)
+    one = weight.new_ones(1, 1)
+    ranks, _, rows = gather(one, one)  # (W, 1)
+    counts = [len(region)] if len(ranks) == 1 else counts_of_ranks(len(region))
+    slots = max(1, *counts)
     # ranks are padded to equal numbers, so every rank takes part forward and backward
-    padding = (0, 0, 0, len(numbers) - len(region))
+    padding = (0, 0, 0, slots - len(region))
     regions, texts, _ = gather(F.pad(region, padding), F.pad(text, padding))
     all_ids, weights, _ = gather(F.pad(ids[:, None], padding), F.pad(weight[:, None], padding))
-    is_phrase = (numbers < counts).flatten()
-    is_scored = torch.zeros_like(counts)
-    is_scored[rows] = len(counts) / len(counts[rows])  # right under DDP's plain average
-    share = (is_scored * weights.view(len(counts), -1)).flatten()[is_phrase]
-    all_ids = all_ids[is_phrase]
-    errors = pair_contrast(regions[is_phrase], texts[is_phrase], all_ids == all_ids.T, scale)
+    numbers = torch.arange(slots * len(counts), device=region.device)
+    phrases = torch.cat([numbers[slots * r : slots * r + count] for r, count in enumerate(counts)])
+    is_scored = torch.zeros_like(ranks)
+    is_scored[rows] = len(counts) / len(ranks[rows])  # right under DDP's plain average
+    share = (is_scored * weights.view(len(counts), -1)).flatten()[phrases]
+    all_ids = all_ids[phrases]
+    errors = pair_contrast(regions[phrases], texts[phrases], all_ids == all_ids.T, scale)
     return (share * errors).sum() / weights.sum().clamp(min=smallest)
 
 
@@ -136,4 +139,9 @@ def mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
 
     `each` (T,): one value a phrase; `owner` (T,): its image, 0 to D - 1; `count`: D.
     """
-    return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
+    return each.new_zeros(count).index_add(0, owner, each) / phrases_of(owner, count)
+
+
+def phrases_of(owner: Tensor, count: int) -> Tensor:
+    """The number of phrases of each image, (D,) int64. `bincount` would wait for a GPU."""
+    return owner.new_zeros(count).index_add(0, owner, torch.ones_like(owner))

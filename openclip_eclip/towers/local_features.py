@@ -230,9 +230,9 @@ class WordPieces:
 
     def to(self, device: torch.device) -> WordPieces:
         return WordPieces(
-            self.begins.to(device),
-            self.ends.to(device),
-            self.special.to(device),
+            self.begins.to(device, non_blocking=True),
+            self.ends.to(device, non_blocking=True),
+            self.special.to(device, non_blocking=True),
             self.stop,
             self.sentence,
         )

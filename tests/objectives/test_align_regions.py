@@ -40,7 +40,7 @@ def with_phrases(batch: ExpertBatch) -> ExpertBatch:
     """
     add_sentences(batch, {0: 2, 1: 1, 2: 3}, 0)
     batch.sentence_text[3] = batch.sentence_text[0]
-    batch.sentence_heatmap[[1, 2]] = 0
+    batch.sentence_heatmap[[1, 2]], batch.sentence_region[[1, 2]] = 0, False
     return batch
 
 

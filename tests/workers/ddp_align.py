@@ -79,13 +79,14 @@ def add_sentences(batch: ExpertBatch, counts: dict[int, int], rank: int) -> Expe
     )
     batch.sentence_text = torch.randint(1, 999, (total, 16), generator=generator)
     batch.sentence_heatmap = torch.rand(total, 1, 32, 32, generator=generator, dtype=torch.float64)
+    batch.sentence_region = torch.ones(total, dtype=torch.bool)
     return batch
 
 
 def share_phrases(batch: ExpertBatch) -> None:
     """Give the first phrase of every rank one text, and the last one no region."""
     batch.sentence_text[:1] = torch.arange(1, 17)
-    batch.sentence_heatmap[-1:] = 0
+    batch.sentence_heatmap[-1:], batch.sentence_region[-1:] = 0, False
 
 
 def compare(
@@ -130,7 +131,8 @@ def compare(
         ]
     )
     whole.sentence_text = torch.cat([batch.sentence_text for batch, _ in parts])
-    whole.sentence_heatmap = torch.cat([batch.sentence_heatmap for batch, _ in parts])
+    for name in ("sentence_heatmap", "sentence_region"):
+        setattr(whole, name, torch.cat([getattr(batch, name) for batch, _ in parts]))
     for r, batch in enumerate([*(batch for batch, _ in parts), whole]):
         batch.draws = {
             name: value
