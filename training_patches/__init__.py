@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from openclip_eclip.register import check_open_clip_version
-
 # train.py compares it, since Python may find another package of such a general name first
 OPENCLIP_ECLIP = "0.2.0"
 
@@ -16,9 +14,8 @@ OPENCLIP_ECLIP = "0.2.0"
 def active() -> Iterator[Any]:
     """Apply the patches for the duration of one training run; every name is restored afterwards.
 
-    RuntimeError for an open_clip outside the tested range, or with other signatures than tested.
+    RuntimeError for an open_clip_train with other signatures than tested.
     """
-    check_open_clip_version()
     from . import release_3_3
 
     with release_3_3.rebound() as patches:
