@@ -26,9 +26,8 @@ from openclip_eclip import train
 from openclip_eclip.checkpoint import newest_complete
 from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.data.joint_transform import JointTransform
-from training_patches import saving
+from training_patches import release, saving
 from training_patches.mid_epoch import ResumableLoader, position_from, resumable
-from training_patches.release_3_3 import Patches
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
@@ -63,7 +62,7 @@ def shards(tmp_path: Path) -> str:
 
 def build(flags: list) -> tuple[Namespace, Any, Any]:
     """A loader as at the start of a run, with the same random state, and its epoch's setter."""
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     args = patches.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
     args.distributed, args.rank, args.world_size = False, 0, 1

@@ -24,15 +24,14 @@ from openclip_eclip import train
 from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
-from training_patches import run_folder, run_settings
+from training_patches import release, run_folder, run_settings
 from training_patches.before_training import _check_image_size, optimiser_note
 from training_patches.finite_loss import FiniteLoss
-from training_patches.release_3_3 import Patches
 from training_patches.run_folder import lock
 
 
 def parse(*argv: object) -> argparse.Namespace:
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     return patches.parse_args(
         [str(flag) for flag in ("--model", "tiny", "--train-data", "train.csv", *argv)]
