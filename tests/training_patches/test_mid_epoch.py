@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,8 +228,9 @@ def test_a_signal_saves_the_position_and_stops(
     assert_same_weights(tmp_path, "stopped", "whole")
     log = (tmp_path / "logs" / "stopped" / "out.log").read_text()
     assert "epoch 1 resumes after batch 3 of 6" in log
-    for i in range(4, 25, 4):  # no step of the second epoch twice, none left out
-        assert log.count(f"Train Epoch: 1 [{i:>2}/24") == 1
+    # no step of the second epoch twice, none left out; some releases count samples anew
+    shares = re.findall(r"Train Epoch: 1 \[ *\d+/24 \((\d+)%\)\]", log)
+    assert shares == ["17", "33", "50", "67", "83", "100"]
     views = [
         (tmp_path / "logs" / name / "annotated_views.csv").read_text()
         for name in ("stopped", "whole")
