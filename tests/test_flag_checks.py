@@ -23,6 +23,9 @@ from training_patches import active, release
 WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
 
 
+GONE = ("--horovod", "--trace", "--torchscript")
+
+
 def run(folder: Path, *flags: object, table: Path | None = None) -> None:
     """Start a run in this process; rejected runs never reach a step."""
     data = ("--train-data", table) if table else ()
@@ -59,6 +62,8 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
 def test_unsupported_combinations_of_flags_are_errors(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
+    if flags[0] in GONE and not hasattr(host.parse_args([]), flags[0].strip("-")):
+        pytest.skip(f"{flags[0]} went with open_clip's release 4")
     with pytest.raises(UserError, match=message):
         run(tmp_path, *flags, table=tmp_path / "never-read.csv")
     assert not (tmp_path / "logs").exists()
