@@ -65,7 +65,9 @@ def main(session: nox.Session) -> None:
     """The open_clip in the folder that is given behind `--`, with scripts/constraints.txt."""
     if len(session.posargs) != 1:
         session.error("expected one folder with the source of open_clip: nox -s main -- FOLDER")
-    install(session, "-c", "scripts/constraints.txt", extras="dicom,evaluate,lora,reports")
+    install(
+        session, "-c", "scripts/constraints.txt", extras="dicom,evaluate,lora,reports,tensorboard"
+    )
     session.install("--no-deps", "--force-reinstall", session.posargs[0])
     run(session, *MAIN)
 
