@@ -31,6 +31,7 @@ SIGNATURES = {
     "evaluate": "(task, data, epoch, args, tb_writer=None, tokenizer=None)",
     "get_latest_checkpoint": "(path: str, remote: bool)",
 }
+COMPILED = ("torchcompile_strategy", "model")
 # flags of this release that do not work with our reading and our losses, and what to do instead
 UNSUPPORTED = {
     "fsdp": "it was never run with heatmaps; train with DDP, which is the default",
@@ -42,6 +43,7 @@ UNSUPPORTED = {
     "text_key": "name the members of shards as docs/data/annotations.md says",
     "json_text_key": "name the members of shards as docs/data/annotations.md says",
     "max_image_pixels": "give --max-pixels, our reader's limit, instead",
+    "torchcompile_strategy": "our losses are not compiled; take model, or drop it",
     "audio_zeroshot_dataset": "a model of images has no audio",
     "pretrained_audio": "a model of images has no audio",
 }
@@ -98,12 +100,19 @@ class Patches(SharedPatches):
     SIGNATURES = SIGNATURES
 
     def check_release(self, args: argparse.Namespace) -> None:
+        """Also sets what --torchcompile compiles: the model alone, as in release 3.3."""
         plain = self.originals["parse_args"]([])
         for name, advice in UNSUPPORTED.items():
-            if getattr(args, name) != getattr(plain, name):
+            given = getattr(args, name)
+            if given != getattr(plain, name) and (name, given) != COMPILED:
                 raise UserError(
                     f"{flag_of(name)} does not work with openclip_eclip.train: {advice}."
                 )
+        setattr(args, *COMPILED)
+        if (
+            not args.save_frequency
+        ):  # else this loop deletes the last epoch, which it has just saved
+            args.delete_previous_checkpoint = False
 
     def create_task(self, args: argparse.Namespace, model: torch.nn.Module, **rest: Any) -> Any:
         if self.session.method.is_plain:
