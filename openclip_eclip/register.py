@@ -256,6 +256,11 @@ def _get_model_config(model_name: str) -> dict[str, Any] | None:
     if config is None and model_name.startswith(PREFIX):
         config = _originals["get_model_config"](_plain(model_name))
         if config is not None:
+            if not is_contrastive(config):
+                raise ValueError(
+                    "eCLIP needs a contrastive model of class CLIP or CustomTextCLIP;"
+                    f" {_plain(model_name)} is another."
+                )
             config["eclip_cfg"] = {}
     folder = os.environ.get(TEXT_FOLDER)
     if (
@@ -266,3 +271,8 @@ def _get_model_config(model_name: str) -> dict[str, Any] | None:
     ):
         config["text_cfg"].update(hf_model_name=folder, hf_tokenizer_name=folder)
     return config
+
+
+def is_contrastive(config: dict[str, Any]) -> bool:
+    """Whether a model's config is of images and texts; later releases have audio and GenLIP too."""
+    return "vision_cfg" in config and "genlip_cfg" not in config

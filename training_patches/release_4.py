@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import open_clip
 import open_clip_train.file_utils as host_files
 import torch
 from open_clip.task import CLIPTask, save_checkpoint
 
 from openclip_eclip.config import UserError, flag_of
+from openclip_eclip.register import is_contrastive
 
 from .layer_decay import with_layer_decay
 from .shared_patches import CpuDistributedDataParallel, SharedPatches, applied, has_idle_parameters
@@ -101,17 +103,22 @@ class Patches(SharedPatches):
 
     def check_release(self, args: argparse.Namespace) -> None:
         """Also sets what --torchcompile compiles: the model alone, as in release 3.3."""
+        config = open_clip.get_model_config(args.model) if ":" not in args.model else None
+        if (config and not is_contrastive(config)) or args.dataset_type.endswith("-audio"):
+            raise UserError(
+                f"--model {args.model} with --dataset-type {args.dataset_type}: expected a"
+                " contrastive model of images and texts, and data of them."
+            )
         plain = self.originals["parse_args"]([])
         for name, advice in UNSUPPORTED.items():
-            given = getattr(args, name)
-            if given != getattr(plain, name) and (name, given) != COMPILED:
+            given = vars(args).get(name)
+            if given != vars(plain).get(name) and (name, given) != COMPILED:
                 raise UserError(
                     f"{flag_of(name)} does not work with openclip_eclip.train: {advice}."
                 )
         setattr(args, *COMPILED)
-        if (
-            not args.save_frequency
-        ):  # else this loop deletes the last epoch, which it has just saved
+        # this loop would delete the last epoch, which it has just saved
+        if not args.save_frequency:
             args.delete_previous_checkpoint = False
 
     def create_task(self, args: argparse.Namespace, model: torch.nn.Module, **rest: Any) -> Any:

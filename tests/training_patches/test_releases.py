@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import open_clip_train.main as host
 import pytest
 import torch
@@ -60,6 +61,12 @@ def test_a_checkpoint_of_another_release_is_an_error(tmp_path: Path) -> None:
         (["--json-text-key", "report"], "name the members of shards as"),
         (["--max-image-pixels", "9"], "give --max-pixels"),
         (["--torchcompile", "--torchcompile-strategy", "step"], "our losses are not compiled"),
+        (["--model", "CLAP-HTSAT-tiny"], "CLAP-HTSAT-tiny .* expected a contrastive model"),
+        (
+            ["--model", "naflexgenlip_b16"],
+            "naflexgenlip_b16 .* expected a contrastive",
+        ),
+        (["--dataset-type", "webdataset-audio"], "webdataset-audio: expected a contrastive model"),
     ],
 )
 def test_flags_of_release_4_that_do_not_work_are_errors(
@@ -68,6 +75,13 @@ def test_flags_of_release_4_that_do_not_work_are_errors(
     with pytest.raises(UserError, match=message):
         train.main(flags_of(tmp_path, "run", "--train-data", tmp_path / "never-read.csv", *flags))
     assert not (tmp_path / "logs").exists()
+
+
+@needs_tasks
+@pytest.mark.parametrize("name", ["CLAP-HTSAT-tiny", "naflexgenlip_b16"])
+def test_models_of_release_4_that_are_no_clip_are_errors(name: str) -> None:
+    with pytest.raises(ValueError, match=f"needs a contrastive model .* {name} is another"):
+        open_clip.create_model(f"eclip-{name}")
 
 
 @needs_tasks
