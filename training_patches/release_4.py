@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -13,6 +14,7 @@ import open_clip_train.file_utils as host_files
 import torch
 from open_clip.task import CLIPTask, save_checkpoint
 
+from openclip_eclip.checkpoint_files import read_checkpoint
 from openclip_eclip.config import UserError, flag_of
 from openclip_eclip.register import is_contrastive
 
@@ -116,6 +118,8 @@ class Patches(SharedPatches):
                 raise UserError(
                     f"{flag_of(name)} does not work with openclip_eclip.train: {advice}."
                 )
+        if args.resume and Path(args.resume).is_dir():  # this loop would take it for sharded files
+            read_checkpoint(Path(args.resume))
         setattr(args, *COMPILED)
         # this loop would delete the last epoch, which it has just saved
         if not args.save_frequency:
