@@ -45,6 +45,7 @@ CALLED: dict[str, tuple[str, ...] | Mapping[str, tuple[str, ...]]] = {
         *("image_features", "text_features"),
         *("local_loss", "gather_with_grad", "rank", "world_size"),
     ),
+    "open_clip.tokenizer.SimpleTokenizer": {"encode": ("text",)},
     "open_clip.transform.image_transform_v2": ("cfg", "is_train"),
     "open_clip.transform.PreprocessCfg": {},
     "open_clip.transformer.VisionTransformer": {**_STAGES, "_embeds": ("x",), "_pool": ("x",)},
