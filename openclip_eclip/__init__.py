@@ -4,10 +4,14 @@ The method is that of Kumar and Marttinen, ECCV 2024. Importing this package reg
 models with open_clip, and the image tower of the demo with timm, and does nothing else.
 """
 
-from .attention.attend import attend
-from .config import EClipConfig
-from .register import register, unregister
-from .version import __version__
+from .open_clip_names import check_open_clip
+
+check_open_clip()  # before the modules below import these names
+
+from .attention.attend import attend  # noqa: E402
+from .config import EClipConfig  # noqa: E402
+from .register import register, unregister  # noqa: E402
+from .version import __version__  # noqa: E402
 
 __all__ = ["EClipConfig", "__version__", "attend", "register", "unregister"]
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import open_clip
 from open_clip import factory, hf_configs
 from open_clip import model as host_model
 from open_clip.coca_model import CoCa
@@ -29,7 +28,6 @@ from .towers.image_head import ATTENTION_POOL, build_with_pool, carry_over
 
 logger = logging.getLogger(__name__)
 
-TESTED = ("3.3.0", "3.4")  # the first tested version, and the first that is not
 PREFIX = "eclip-"
 SCHEMAS = tuple(PREFIX + schema for schema in (factory.LOCAL_DIR_PREFIX, factory.HF_HUB_PREFIX))
 # environment variable: a local folder with the text tower of the -clinicalbert presets
@@ -54,20 +52,6 @@ class HubError(OSError, UserError):
     """
 
 
-def check_open_clip_version(version: str = open_clip.__version__) -> None:
-    """RuntimeError for a version outside the tested range."""
-
-    def numbers(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
-
-    if not numbers(TESTED[0]) <= numbers(version) < numbers(TESTED[1]):
-        raise RuntimeError(
-            f"openclip_eclip is tested with open_clip_torch >= {TESTED[0]}, < {TESTED[1]}; found"
-            f" {version}: install a tested version (pip install"
-            f" 'open_clip_torch>={TESTED[0]},<{TESTED[1]}')."
-        )
-
-
 def register() -> None:
     """Make the `eclip-*` names known to open_clip; a second call changes nothing.
 
@@ -75,7 +59,6 @@ def register() -> None:
     """
     if _originals:
         return
-    check_open_clip_version()
     for name, expected in (
         ("CLIP", host_model.CLIP),
         ("CustomTextCLIP", host_model.CustomTextCLIP),
@@ -280,6 +263,11 @@ def _get_model_config(model_name: str) -> dict[str, Any] | None:
     if config is None and model_name.startswith(PREFIX):
         config = _originals["get_model_config"](_plain(model_name))
         if config is not None:
+            if not is_contrastive(config):
+                raise ValueError(
+                    "eCLIP needs a contrastive model of class CLIP or CustomTextCLIP;"
+                    f" {_plain(model_name)} is another."
+                )
             config["eclip_cfg"] = {}
     folder = os.environ.get(TEXT_FOLDER)
     if (
@@ -290,3 +278,8 @@ def _get_model_config(model_name: str) -> dict[str, Any] | None:
     ):
         config["text_cfg"].update(hf_model_name=folder, hf_tokenizer_name=folder)
     return config
+
+
+def is_contrastive(config: dict[str, Any]) -> bool:
+    """Whether a model's config is of images and texts; later releases have audio and GenLIP too."""
+    return "vision_cfg" in config and "genlip_cfg" not in config

@@ -81,16 +81,25 @@ def demo() -> str:
     return f"```text\n{(RESULTS / 'demo.txt').read_text(encoding='utf-8').strip()}\n```\n"
 
 
+def pins(name: str) -> dict[str, str]:
+    """The versions that a file in scripts/ pins, by package."""
+    text = (ROOT / "scripts" / name).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+
+
 def versions() -> str:
     """Versions that work together, from the files that pin them."""
+    tested, main = pins("constraints.txt"), pins("open-clip-main.txt")
+    text = (ROOT / "scripts" / "open-clip-main.txt").read_text(encoding="utf-8")
+    (commit,) = re.findall(r"^# commit (\w{7})\w{33}$", text, re.MULTILINE)
+    main["open_clip_torch"] += f" ({commit})"
     lines = [["", "Python", *PACKAGES], ["---"] * (2 + len(PACKAGES))]
-    for label, python, name in (
-        ("tested", "3.11", "constraints.txt"),
-        ("lowest", "3.10", "constraints-lowest.txt"),
+    for label, python, found in (
+        ("tested", "3.11", tested),
+        ("main", "3.11", tested | main),
+        ("lowest", "3.10", pins("constraints-lowest.txt")),
     ):
-        text = (ROOT / "scripts" / name).read_text(encoding="utf-8")
-        pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
-        lines.append([label, python, *(pins[package] for package in PACKAGES)])
+        lines.append([label, python, *(found[package] for package in PACKAGES)])
     return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
 
 

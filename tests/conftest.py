@@ -269,7 +269,7 @@ class Launcher:
         return (self.folder / "logs" / name / "out.log").read_text()
 
     def losses(self, name: str) -> list[float]:
-        return [float(value) for value in re.findall(r" Loss: ([\d.e+-]+)", self.log(name))]
+        return [float(value) for value in re.findall(r"(?<!Avg) Loss: ([\d.e+-]+)", self.log(name))]
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from openclip_eclip.config import UserError
 from openclip_eclip.flag_checks import current_spelling
 from openclip_eclip.params import eclip_parser
 from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
-from training_patches import active
-from training_patches.release_3_3 import Patches
+from training_patches import active, release
 
 WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
+
+
+GONE = ("--horovod", "--trace", "--torchscript")
 
 
 def run(folder: Path, *flags: object, table: Path | None = None) -> None:
@@ -61,6 +63,8 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
 def test_unsupported_combinations_of_flags_are_errors(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
+    if flags[0] in GONE and not hasattr(host.parse_args([]), flags[0].strip("-")):
+        pytest.skip(f"{flags[0]} went with open_clip's release 4")
     with pytest.raises(UserError, match=message):
         run(tmp_path, *flags, table=tmp_path / "never-read.csv")
     assert not (tmp_path / "logs").exists()
@@ -74,17 +78,9 @@ def test_bad_samples_stop_before_the_first_step(
     monkeypatch.setattr(host, "train_one_epoch", lambda *_, **__: pytest.fail("training started"))
     with pytest.raises(UserError, match=r"row 2, heatmap: .*all zero"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "training_patches.release_3_3.SIGNATURES",
-                {**_signatures(), "train_one_epoch": "(*_, **__)"},
-            )
+            tested = release().Patches.SIGNATURES | {"train_one_epoch": "(*_, **__)"}
+            patch.setattr(release().Patches, "SIGNATURES", tested)
             run(tmp_path, table=table)
-
-
-def _signatures() -> dict[str, str]:
-    from training_patches.release_3_3 import SIGNATURES
-
-    return SIGNATURES
 
 
 @pytest.mark.parametrize(
@@ -144,7 +140,7 @@ def test_other_ranks_accept_the_log_of_the_first_rank(
     """The first rank may begin its log before another rank parses its flags."""
     (tmp_path / "logs" / "run").mkdir(parents=True)
     (tmp_path / "logs" / "run" / "out.log").touch()
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     flags = [
         *"--model tiny --train-data train.csv".split(),
@@ -269,7 +265,7 @@ def test_compiled_model_trains(launcher: Launcher) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     return patches.parse_args(["--train-data", "train.csv", *argv])
 

@@ -24,6 +24,7 @@ FILES[CLI] = ROOT / f"{CLI}.py"
 # from the ground up: a room imports from itself and from those before it; a module outside the
 # rooms is one by itself
 STOREYS = (
+    "open_clip_names",
     "version config content json_text xml_text files machine subcommands mixup priming streams",
     "rank_counts",
     "data metrics",
@@ -44,6 +45,7 @@ OPEN_CLIP = {
     "loss",
     "register",
     "checkpoint",
+    "open_clip_names",
     "evaluate.inputs.encoder",
     "benchmark.worker",
 }

@@ -24,6 +24,7 @@ from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
 logger = logging.getLogger(__name__)
 
+FIRST_RELEASE = "3.3"  # of open_clip_train; checkpoints that name none are of it
 # settings that affect training; a change of their value on resume is a warning
 NAMES = (
     "model",
@@ -148,11 +149,13 @@ def load_to_resume(
     model: torch.nn.Module,
     map_location: Any,
     checked: bool,
+    release: str,
 ) -> Any:
-    """The checkpoint of --resume with the keys that `model` expects. No code in it is executed.
+    """The checkpoint of --resume with the keys that the loop expects. No code in it is executed.
 
-    `checked`: its checksums have been compared. UserError, one sentence, for a damaged or foreign
-    file, a checkpoint of another method, other weights, or another choice of what is trained.
+    `checked`: its checksums have been compared. `release`: that of open_clip_train. UserError, one
+    sentence, for a damaged or foreign file, a checkpoint of another method or release, other
+    weights, or another choice of what is trained.
     """
     path = Path(file_path)
     if "://" in file_path:
@@ -179,6 +182,7 @@ def load_to_resume(
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
     if trained and args.train_data:
+        _check_release(path, settings.get("open_clip_train", FIRST_RELEASE), release)
         _check_same_trained(path, settings, args)
     _check_weights(path, state, model, bare=not trained)
     require_finite(state, path, frozenset(name for name, _ in model.named_buffers()))
@@ -190,7 +194,7 @@ def load_to_resume(
             path,
             args.pretrained,
         )
-    if args.distributed:
+    if args.distributed and release == FIRST_RELEASE:  # later ones load into the model within DDP
         state = {f"module.{key}": value for key, value in state.items()}
     if not trained:
         return state
@@ -255,6 +259,15 @@ def _check_weights(
                 f"{tuple(value.shape)} in it and {tuple(expected[key].shape)} in this run; "
                 "give the same --model, --image-head, --lora-* and --force-* flags."
             )
+
+
+def _check_release(path: Path, old: str, new: str) -> None:
+    if old != new:
+        raise UserError(
+            f"checkpoint {path} was trained with open_clip {old}, this is {new}: their optimisers"
+            f" group the weights in another way; continue with open_clip {old}, or give the"
+            " checkpoint as --pretrained."
+        )
 
 
 def _check_same_trained(path: Path, settings: Mapping[str, Any], args: argparse.Namespace) -> None:

@@ -58,6 +58,7 @@ class Session:
         self.total: int | None = None  # samples of --train-data, where they are known
         self.loss: Any = None
         self.model: Any = None
+        self.checkpoint: Callable[[], dict[str, Any]]  # open_clip's, from `start_epoch` on
         self.log = RunLog(args, method)
         self.settings: dict[str, Any] = {}  # of this run, for its checkpoints
         self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
@@ -162,15 +163,21 @@ class Session:
     # ---- epochs and steps
 
     def start_epoch(
-        self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int
+        self,
+        model: Any,
+        loss: Any,
+        checkpoint: Callable[[], dict[str, Any]],
+        writer: Any,
+        epoch: int,
     ) -> None:
-        """Call it before open_clip's epoch; after a resume it restores the random streams."""
-        self.loss, self.log.writer, self.epoch = loss, writer, epoch
-        self.optimizer, self.scaler = optimizer, scaler
+        """Call it before open_clip's epoch; after a resume it restores the random streams.
+
+        `checkpoint` makes open_clip's checkpoint of the moment.
+        """
+        self.model, self.loss, self.log.writer, self.epoch = model, loss, writer, epoch
+        self.checkpoint = checkpoint
         if is_master(self.args):
             note_machine(Path(self.args.logs, self.args.name), self.args.device)
-        self.wrapped = getattr(model, "_orig_mod", model)
-        self.model = getattr(self.wrapped, "module", self.wrapped)
         position = None
         restored, self.restored = self.restored, None
         if restored is not None:
@@ -243,15 +250,8 @@ class Session:
         self.check_weights()
         self._collect(batch)
         if is_master(self.args):
-            state = {
-                "epoch": self.epoch,
-                "name": self.args.name,
-                "state_dict": self.wrapped.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            if self.scaler is not None:
-                state["scaler"] = self.scaler.state_dict()
-            torch.save(state, path)  # a patched function, which adds `checkpoint_state`
+            # a patched function, which adds `checkpoint_state`
+            torch.save(self.checkpoint(), path)
         self.position = None
 
     def checkpoint_state(self) -> dict[str, Any]:

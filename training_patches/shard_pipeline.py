@@ -26,8 +26,11 @@ from openclip_eclip.streams import worker_seed
 
 from .pass_guard import PassGuard
 
-# last stages of open_clip's webdataset pipeline, which are replaced
-TAIL = ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")
+# last stages of open_clip's webdataset pipeline by release, which are replaced
+TAILS = (
+    ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched"),
+    ("_select", "_rename", "_select", "_map_dict", "_map_dict", "_map_dict", "_batched"),
+)
 
 
 def rewire(
@@ -45,14 +48,9 @@ def rewire(
     Its unseeded sample shuffle is replaced by one that depends on (seed, epoch).
     """
     stages = info.dataloader.pipeline[0].dataset.pipeline
-    names = stage_names(stages)
-    if names[-len(TAIL) - 2 :] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
-        raise RuntimeError(
-            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip expects"
-            " another one."
-        )
+    begin = tail_of(stages, "tarfile_to_samples_nothrow", "_shuffle")
     skip = args.on_bad_sample == "skip"
-    shuffle = stages[-len(TAIL) - 1]
+    shuffle = stages[begin + 1]
     resampled = isinstance(stages[0], upstream.ResampledShards2)
     guard = PassGuard(
         args.train_data,
@@ -62,7 +60,7 @@ def rewire(
         announced,
         draws=len(stages[0].urls) if resampled else 0,
     )
-    stages[-len(TAIL) - 2 :] = [
+    stages[begin:] = [
         guard.shards,
         partial(
             read_shards,
@@ -90,6 +88,21 @@ def rewire(
     ]
     if resampled:
         stages[0].worker_seed = partial(_worker_seed, args.seed, args.rank)
+
+
+def tail_of(stages: Sequence[Any], *before: str) -> int:
+    """Where the stages `before`, and one of TAILS behind them, begin at the end of a pipeline.
+
+    RuntimeError for another pipeline.
+    """
+    names = stage_names(stages)
+    for tail in TAILS:
+        if names[-len(before) - len(tail) :] == (*before, *tail):
+            return len(names) - len(before) - len(tail)
+    raise RuntimeError(
+        f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip expects"
+        " another one."
+    )
 
 
 def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:

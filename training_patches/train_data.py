@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import open_clip_train.data as upstream
-import torch
 from torch.utils.data import Dataset, Subset
 
 from openclip_eclip.batching.expert_stream import EXPERT_ID
@@ -389,5 +388,7 @@ def _shard_source(
     )
 
 
-def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> SampleBatch:
-    return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(pairs)])
+def _collate_plain(pairs: list[Any]) -> SampleBatch:
+    """`pairs`: (image, text), or by the release a dict of both."""
+    both = (pair.values() if isinstance(pair, dict) else pair for pair in pairs)
+    return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(both)])

@@ -27,7 +27,7 @@ from openclip_eclip.data.shards.tar_source import read_caption, sample_content
 from openclip_eclip.data.tables.csv_source import CsvTable
 
 from .shard_flags import local_shards
-from .shard_pipeline import TAIL, stage_names
+from .shard_pipeline import tail_of
 from .train_data import csv_info, good_rows, is_table, shard_reports
 
 logger = logging.getLogger(__name__)
@@ -100,14 +100,9 @@ def _shard_source(
     filled = argparse.Namespace(**{**vars(args), "val_num_samples": count})
     info = upstream.get_wds_dataset(filled, transform, is_train=False, tokenizer=tokenizer)
     stages = info.dataloader.pipeline[0].dataset.pipeline
-    names = stage_names(stages)
-    if names[-len(TAIL) - 1 :] != ("tarfile_samples", *TAIL):
-        raise RuntimeError(
-            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip expects"
-            " another one."
-        )
+    begin = tail_of(stages, "tarfile_samples")
     skip = args.on_bad_sample == "skip"
-    stages[-len(TAIL) - 1 :] = [
+    stages[begin:] = [
         partial(read_shards, skip_bad=skip, announced=announced),
         partial(
             decode_pairs,

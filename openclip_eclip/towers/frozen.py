@@ -80,12 +80,19 @@ def freeze_text_tower(model: nn.Module, part: str = ALL) -> None:
     count, text = blocks_of(part), getattr(model, "text", None)
     if count is None:
         cast(Any, model).lock_text_tower(unlocked_layers=0, freeze_layer_norm=True)
+        keep_projection(text)
     else:
         blocks = _text_blocks(model if text is None else text)
         name = type_of(text) if text is not None else "of open_clip"
         _freeze_first(blocks, count, f"--freeze-text {part}", f"the text tower {name}")
     if text is not None:  # open_clip's CLIP has its text layers in itself, without dropout
         keep_in_evaluation(text)
+
+
+def keep_projection(text: nn.Module | None) -> None:
+    """Let the projection behind a tower of Hugging Face be trained: some releases lock it too."""
+    if isinstance(text, HFTextEncoder):
+        text.proj.requires_grad_(True)
 
 
 class FrozenText:

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from open_clip.transformer import Attention
 from peft.tuners.lora import Linear, LoraConfig
 from peft.tuners.lora.layer import MultiheadAttention
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..config import UserError
-from .frozen import freeze_before_positions, keep_in_evaluation
+from .frozen import freeze_before_positions, keep_in_evaluation, keep_projection
 from .local_features import empty_image
 
 logger = logging.getLogger(__name__)
@@ -32,18 +33,24 @@ class FusedAttention(MultiheadAttention):
     """peft's layer for nn.MultiheadAttention, whose forward leaves the frozen weights alone.
 
     peft's own forward adds B A to the frozen weights and subtracts it again, which rounds them in
-    every pass: by 1e-3 in bf16.
+    every pass: by 1e-3 in bf16. It also takes open_clip's Attention, which has the same weights.
     """
 
     state_dict = nn.Module.state_dict
     named_modules = nn.Module.named_modules
 
+    def __init__(self, base: Any, *args: Any, **kwargs: Any) -> None:
+        weight = base.in_proj_weight
+        base.output_size, base.input_size = weight.shape  # where peft looks in an unknown class
+        super().__init__(base, *args, **kwargs)
+        for part in (self.lora_A, self.lora_B):
+            part.to(weight)  # peft does not find the device of an unknown class
+
     def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
         base = cast(Any, self.base_layer)
-        weights = {
-            "in_proj_weight": base.in_proj_weight + _product(self),
-            "out_proj.base_layer.weight": base.out_proj.weight + _product(base.out_proj),
-        }
+        weights = {"in_proj_weight": base.in_proj_weight + _product(self)}
+        if isinstance(base, nn.MultiheadAttention):  # it reads this weight, and calls no layer
+            weights["out_proj.base_layer.weight"] = base.out_proj.weight + _product(base.out_proj)
         return functional_call(base, weights, (query, *args), kwargs)
 
 
@@ -67,6 +74,7 @@ def add_low_rank(model: nn.Module, image_rank: int | None, text_rank: int | None
         own = cast(Any, getattr(model, "text", model))  # CLIP has its text layers in itself
         if getattr(own, "text_projection", None) is not None:
             own.text_projection.requires_grad_(True)  # as that behind a tower of Hugging Face
+        keep_projection(own)
         text = cast(nn.Module, model.transformer if own is model else own)
         device = next(text.parameters()).device
         tokens = torch.full((1, cast(int, model.context_length)), 2, device=device)
@@ -108,16 +116,18 @@ def _add(tower: nn.Module, rank: int, run: Callable[[], object]) -> int:
 
 
 def _frozen_layers(tower: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Names of the frozen linear layers, and of nn.MultiheadAttention, that `run` calls.
+    """Names of the frozen linear layers, and of fused attention, that `run` calls.
 
     A layer that is not called would train nothing: its module is unused, or the weight is read past
-    it (out_proj of nn.MultiheadAttention, qkv of timm's BEiT).
+    it (out_proj of nn.MultiheadAttention, qkv of timm's BEiT). `FusedAttention` takes the last
+    layer of an attention along.
     """
     called: list[str] = []
+    fused = (nn.MultiheadAttention, Attention)
     handles = [
         module.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, module in tower.named_modules()
-        if isinstance(module, (nn.Linear, nn.MultiheadAttention))
+        if isinstance(module, (nn.Linear, *fused))
         and not any(parameter.requires_grad for parameter in module.parameters())
     ]
     training = [module for module in tower.modules() if module.training]
@@ -130,4 +140,5 @@ def _frozen_layers(tower: nn.Module, run: Callable[[], object]) -> list[str]:
             module.training = True
         for handle in handles:
             handle.remove()
-    return list(dict.fromkeys(called))
+    inside = {f"{name}.out_proj" for name in called if isinstance(tower.get_submodule(name), fused)}
+    return [name for name in dict.fromkeys(called) if name not in inside]

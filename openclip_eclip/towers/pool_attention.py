@@ -124,7 +124,7 @@ def _modified_resnet(pool: ResNetPool, grid: Tensor) -> Tensor:
 def _queries(pool: AttentionalPooler, x: Tensor) -> Tensor:
     """Scores of open_clip's AttentionalPooler, which has learnt queries."""
     attn, x = pool.attn, pool.ln_k(x)
-    width = attn.embed_dim
+    width = attn.out_proj.out_features
     weights = (
         (attn.q_proj_weight, attn.k_proj_weight)
         if attn.in_proj_weight is None

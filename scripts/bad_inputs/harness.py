@@ -117,7 +117,7 @@ def import_everything() -> None:
         "openclip_eclip.export",
         "openclip_eclip.evaluate.report_generation.one_image",
         "openclip_eclip.train",
-        "training_patches.release_3_3",
+        "training_patches.shared_patches",
     )
     for module in (*more, *(module for module, _ in (*TASKS.values(), *DATASETS.values()))):
         import_module(module)

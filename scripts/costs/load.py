@@ -31,9 +31,9 @@ import open_clip, torch
 import open_clip_train.main as host
 from open_clip.transform import image_transform
 from openclip_eclip.data.joint_transform import JointTransform
-from training_patches.release_3_3 import Patches
+from training_patches import release
 from training_patches.train_data import train_source
-patches = Patches()
+patches = release().Patches()
 patches.originals = {"parse_args": host.parse_args}
 open_clip.add_model_config(sys.argv[1])
 flags = "--model tiny --batch-size 64 --workers 0 --epochs 1 --warmup 1 --device cpu".split()

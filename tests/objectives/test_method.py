@@ -21,13 +21,13 @@ from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Dacl, M3Mix
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.params import build_method, eclip_config
-from training_patches.release_3_3 import Patches
+from training_patches import release
 
 M3 = {"M3_v_loss", "M3_l_loss", "M3_vl_loss", "M3_m2_loss"}
 
 
 def parse(*argv: object) -> argparse.Namespace:
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     return patches.parse_args(["--model", "tiny", "--train-data", "train.csv", *map(str, argv)])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,9 +27,8 @@ from openclip_eclip import train
 from openclip_eclip.checkpoint import newest_complete
 from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.data.joint_transform import JointTransform
-from training_patches import saving
+from training_patches import release, saving
 from training_patches.mid_epoch import ResumableLoader, position_from, resumable
-from training_patches.release_3_3 import Patches
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
@@ -63,7 +63,7 @@ def shards(tmp_path: Path) -> str:
 
 def build(flags: list) -> tuple[Namespace, Any, Any]:
     """A loader as at the start of a run, with the same random state, and its epoch's setter."""
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     args = patches.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
     args.distributed, args.rank, args.world_size = False, 0, 1
@@ -228,8 +228,9 @@ def test_a_signal_saves_the_position_and_stops(
     assert_same_weights(tmp_path, "stopped", "whole")
     log = (tmp_path / "logs" / "stopped" / "out.log").read_text()
     assert "epoch 1 resumes after batch 3 of 6" in log
-    for i in range(4, 25, 4):  # no step of the second epoch twice, none left out
-        assert log.count(f"Train Epoch: 1 [{i:>2}/24") == 1
+    # no step of the second epoch twice, none left out; some releases count samples anew
+    shares = re.findall(r"Train Epoch: 1 \[ *\d+/24 \((\d+)%\)\]", log)
+    assert shares == ["17", "33", "50", "67", "83", "100"]
     views = [
         (tmp_path / "logs" / name / "annotated_views.csv").read_text()
         for name in ("stopped", "whole")

@@ -41,8 +41,8 @@ from conftest import BASIC, TINY, write_shard, write_table  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from openclip_eclip import train  # noqa: E402
-from training_patches import release_3_3  # noqa: E402
 from training_patches import resume as checkpoints  # noqa: E402
+from training_patches import shared_patches  # noqa: E402
 from training_patches.run_log import RunLog  # noqa: E402
 
 EPOCHS = 3
@@ -276,7 +276,7 @@ def die_in_writing(count: int) -> Callable[[], None]:
 
             checkpoints.atomic_save(save, obj, path, *args, **kwargs)
 
-        release_3_3.atomic_save = half
+        shared_patches.atomic_save = half
 
     return before
 

@@ -285,17 +285,20 @@ def _load_folder(
 def _quiet_factory() -> Iterator[None]:
     """Silence the warning of open_clip's factory that a model has no weights: they follow later.
 
-    It goes through the root logger. Other records pass.
+    Other records pass.
     """
 
     def keep(record: logging.LogRecord) -> bool:
         return record.module != "factory" or record.levelno > logging.WARNING
 
-    logging.root.addFilter(keep)
+    loggers = logging.root, logging.getLogger("open_clip.factory")  # by release
+    for each in loggers:
+        each.addFilter(keep)
     try:
         yield
     finally:
-        logging.root.removeFilter(keep)
+        for each in loggers:
+            each.removeFilter(keep)
 
 
 def _run_tokenizer(folder: Path) -> Any:

@@ -31,7 +31,7 @@ from openclip_eclip.data.shards.stream import ForwardReader, read_shards
 from openclip_eclip.data.shards.tar_source import index_shard, open_shard, walk_shard
 from openclip_eclip.data.shards.walk import place_of, walk_samples
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
-from training_patches.release_3_3 import Patches
+from training_patches import release
 from training_patches.shard_flags import local_shards
 from training_patches.train_data import TrainSource, train_source
 from training_patches.val_data import val_source
@@ -63,7 +63,7 @@ def members(
 
 
 def arguments(*flags: object) -> argparse.Namespace:
-    patches = Patches()
+    patches = release().Patches()
     patches.originals = {"parse_args": host.parse_args}
     args = patches.parse_args([str(flag) for flag in (*BASIC, "--epochs", 2, *flags)])
     args.rank, args.world_size, args.distributed = 0, 1, False
