@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..checkpoint_files import BEST
 from ..files import write_whole
 from .anatomy import anatomy_of, check_same_anatomy
 from .page import machine_kinds
@@ -187,7 +188,10 @@ class Bench:
         return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
 
     def facts_file(self, method: Method, seed: int) -> Path:
-        """The file with {seconds, views, machine, torch, epoch, anatomy} of a finished run."""
+        """The file of a finished run: {seconds, views, machine, torch, epoch, last_epoch, anatomy}.
+
+        `epoch`, `last_epoch`: the best by validation, and the last that was trained, else None.
+        """
         return self.args.out / "runs" / self.name(method, seed) / "table.json"
 
     def train(self, method: Method, seed: int, worker: Worker) -> None:
@@ -206,10 +210,13 @@ class Bench:
         seconds = worker.run(
             "openclip_eclip.train", [*flags, *self.train_flags], self.log(method, seed)
         )
-        epoch = best_epoch(folder) if self.validation else None
+        epoch, last = kept_epoch(folder) if method.validated else (None, None)
+        if self.validation:
+            epoch = best_epoch(folder)
+        best = BEST if method.validated else f"epoch_{epoch}.pt"
         worker.run(
             "openclip_eclip.export",
-            [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain],
+            [folder / "checkpoints" / best if epoch else folder, plain],
             self.log(method, seed, "-export"),
         )
         if self.validation:
@@ -221,6 +228,7 @@ class Bench:
             "machine": self.workers.machine,
             "torch": version("torch"),
             "epoch": epoch,
+            "last_epoch": last,
             "anatomy": anatomy_of(self.table),
         }
         # written last and atomically: a run with this file is finished
@@ -238,8 +246,8 @@ class Bench:
         flags += self.length(method)
         if args.expert_data and method.annotated:
             flags += ["--expert-data", args.expert_data]
-        if self.validation:
-            flags += ["--val-data", self.validation]
+        if validation := args.validation if method.validated else self.validation:
+            flags += ["--val-data", validation]
         return flags
 
     def training_data(self, method: Method, seed: int, worker: Worker) -> Path | str:
@@ -311,18 +319,25 @@ class Bench:
 
 def best_epoch(folder: Path) -> int:
     """The saved epoch with the lowest mean rank on the validation pairs, summed over directions."""
-    lines = [
-        json.loads(line)
-        for line in (
-            (folder / "checkpoints" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        )
-    ]
+    lines = validations(folder)
     saved = [
         line for line in lines if (folder / "checkpoints" / f"epoch_{line['epoch']}.pt").is_file()
     ]
     return min(
         saved, key=lambda line: line["image_to_text_mean_rank"] + line["text_to_image_mean_rank"]
     )["epoch"]
+
+
+def kept_epoch(folder: Path) -> tuple[int, int]:
+    """(the best epoch by --keep-best, the last validated epoch) of a run."""
+    record = (folder / "checkpoints" / BEST).with_suffix(".json").read_text(encoding="utf-8")
+    return json.loads(record)["epoch"], validations(folder)[-1]["epoch"]
+
+
+def validations(folder: Path) -> list[dict]:
+    """What open_clip measured on the validation pairs of a run, epoch by epoch."""
+    lines = (folder / "checkpoints" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def cpu_name() -> str:
