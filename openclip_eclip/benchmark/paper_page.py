@@ -87,8 +87,8 @@ def limits(facts: dict[str, dict], half_batch: bool) -> str:
     for name, of in ((ECLIP_PLAIN, "eCLIP"), (NAIVE_PLAIN, "naive")):
         if name in facts:
             parts.append(
-                f"**{name}** adds the same annotated images as {of}, as often, without their"
-                " heatmaps: what heatmaps do is the difference to it."
+                f"**{name}** adds the same annotated images as {of}, as often, unchanged: the"
+                " difference to it is what heatmap and processor do."
             )
     if ends := facts.get(UNTIL.name, {}).get("epochs"):
         best, last = zip(*ends)
