@@ -1,6 +1,6 @@
 """`python -m openclip_eclip.benchmark ...`: does it help on my data? Or a table of the paper.
 
-A first word that is no flag names a table: table1, table4, table4-authors or align.
+A first word that is no flag names a table: table1, table4 or align.
 """
 
 from __future__ import annotations

@@ -20,155 +20,87 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ..config import UserError
 from ..phantom.scenes import ANATOMIES
 from .align import run_align
 from .align_cells import ALIGN_METHODS, ALIGN_SETTINGS
 from .anatomy import anatomy_of
-from .page import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
-from .rows import SETTINGS, TABLES, Method
+from .page import machine_kinds
+from .paper_page import METRIC, draw, markdown
+from .rows import SETTINGS, TABLES, UNTIL, Method
 from .runner import Bench, Workers, make_all
-
-METRIC = "macro-F1"
 
 
 def compare(bench: Bench, methods: list[Method], seeds: list[int], test: str) -> dict[str, dict]:
     """{method: {value, sd, low, high, base, difference: {value, low, high, p}, other_machine}}.
 
     The difference is from the base of the method. It is None for the base itself, and for a method
-    that ran on another kind of machine than its base, unless --mixed-machines is given.
+    that ran on another kind of machine than its base, unless --mixed-machines is given. A method
+    whose `plain` is among `methods` also has {plain, to_plain: difference from it}.
     """
     results: dict[str, dict] = {}
+    named = {method.name: method for method in methods}
     for base in dict.fromkeys(method.base for method in methods):
-        family = [method for method in methods if method.base == base]
-        family.sort(key=lambda method: method.name != base)
-        if len(family) < 2:
-            continue
-        groups = {
-            method.name: [bench.result(method, seed, test) for seed in seeds] for method in family
-        }
-        other_machine = {
-            method.name: (
-                not bench.args.mixed_machines
-                and len({*bench.kinds(method, seeds), *bench.kinds(family[0], seeds)}) > 1
-            )
-            for method in family
-        }
-        values = bench.compare(
-            f"{bench.args.table}-{base}-{test}",
-            groups,
-            mixed=bench.args.mixed_machines or any(other_machine.values()),
+        family = [named[base], *(row for row in methods if row.base == base != row.name)]
+        scores = compare_family(bench, family, seeds, test)
+        results |= {name: score | {"base": base} for name, score in scores.items()}
+    for plain in dict.fromkeys(method.plain for method in methods if method.plain in named):
+        family = [named[plain], *(method for method in methods if method.plain == plain)]
+        scores = compare_family(bench, family, seeds, test)
+        for name in list(scores)[1:]:
+            results[name] |= {"plain": plain, "to_plain": scores[name]["difference"]}
+    return {name: results[name] for name in named if name in results}
+
+
+def compare_family(
+    bench: Bench, family: list[Method], seeds: list[int], test: str
+) -> dict[str, dict]:
+    """{method: {value, sd, low, high, difference, other_machine}}, differences from the first.
+
+    Nothing for a single method.
+    """
+    if len(family) < 2:
+        return {}
+    first = family[0]
+    groups = {
+        method.name: [bench.result(method, seed, test) for seed in seeds] for method in family
+    }
+    other_machine = {
+        method.name: (
+            not bench.args.mixed_machines
+            and len({*bench.kinds(method, seeds), *bench.kinds(first, seeds)}) > 1
         )
-        for method in family:
-            difference = (
-                None
-                if other_machine[method.name]
-                else values["differences"].get(method.name, {}).get(METRIC)
-            )
-            results[method.name] = values["methods"][method.name][METRIC] | {
-                "difference": difference,
-                "base": base,
-                "other_machine": other_machine[method.name],
-            }
-    return {method.name: results[method.name] for method in methods if method.name in results}
+        for method in family
+    }
+    values = bench.compare(
+        f"{bench.args.table}-{first.name}-{test}",
+        groups,
+        mixed=bench.args.mixed_machines or any(other_machine.values()),
+    )
+    return {
+        name: values["methods"][name][METRIC]
+        | {
+            "difference": (None if is_other else values["differences"].get(name, {}).get(METRIC)),
+            "other_machine": is_other,
+        }
+        for name, is_other in other_machine.items()
+    }
 
 
 def summary(facts: list[dict]) -> dict:
-    """{seconds, views, machines, kinds} of a method, from the facts of its runs."""
+    """{seconds, views, machines, kinds, epochs} of a method, from the facts of its runs.
+
+    `epochs`: [best, last] of each run that validation ended.
+    """
     views = [run["views"] for run in facts if run["views"] is not None]
     return {
         "seconds": float(np.mean([run["seconds"] for run in facts])),
         "views": float(np.mean(views)) if views else None,
         "machines": sorted({run["machine"] for run in facts}),
         "kinds": machine_kinds(facts),
+        "epochs": [[run["epoch"], run["last_epoch"]] for run in facts if run.get("last_epoch")],
     }
-
-
-def markdown(table: str, record: dict) -> str:
-    """The Markdown page of the content of {table}.json."""
-    scores, facts = record["scores"], record["facts"]
-    title = table.replace("table", "Table ")
-    machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
-    mixed = (
-        " Methods of different machines are compared (--mixed-machines): a difference may be that"
-        " of the machines." * record.get("mixed_machines", False)
-    )
-    anatomy = record.get("anatomy") or "chest"
-    images = f" Phantoms: {ANATOMIES[anatomy].title}." * (anatomy != "chest")
-    lines = [
-        f"# {title}\n",
-        (
-            f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
-            f" {' '.join(map(str, record['seeds']))}. {record['note']}.{images}"
-            f" {machines}.{mixed}\n"
-        ),
-        (
-            "Mean ± sd over seeds. The difference is to the base of the method, paired by seed."
-            " The 95 % intervals are over seeds (Student's t) and"
-            f" images.{record.get('intervals', '')}\n"
-        ),
-        f"{limits(facts)}\n",
-        f"![Differences with their intervals]({table}.png)\n",
-    ]
-    for test, methods in scores.items():
-        lines += [
-            f"## Test set: {test}\n",
-            (
-                f"| method | {METRIC} | difference to base | base | views an annotated image |"
-                " training s |"
-            ),
-            "|---|---|---|---|---|---|",
-        ]
-        for name, score in methods.items():
-            is_other = score.get("other_machine")
-            difference = OTHER_MACHINE if is_other else change(score["difference"])
-            base, views = score["base"] if difference else "", facts[name]["views"]
-            lines.append(
-                f"| {name} | {spread(score)} | {difference} | {base} |"
-                f" {'' if views is None else f'{views:.1f}'} | {facts[name]['seconds']:.0f} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def limits(facts: dict[str, dict]) -> str:
-    """The sentences on what the comparison does not show."""
-    views = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
-    times = (
-        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (views[0], views[-1])))
-        if views
-        else ""
-    )
-    dose = (
-        f" An annotated image enters {times} times here. In the paper it enters about 527 times"
-        " (through an annotated half-batch). So this says nothing of the paper's dose."
-    )
-    return (
-        "All methods share learning rate, batch size and number of steps. Methods that fine-tune"
-        " share theirs." + dose * bool(views)
-    )
-
-
-def draw(scores: dict[str, dict[str, dict]]) -> Figure:
-    """Differences from the base with their intervals, a panel for each test set."""
-    shown = {
-        test: {name: score for name, score in methods.items() if score["difference"]}
-        for test, methods in scores.items()
-    }
-    count = max(map(len, shown.values()))
-    figure = Figure(figsize=(1.2 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
-    for axes, (test, methods) in zip(panels, shown.items()):
-        draw_differences(
-            axes,
-            [f"{name} − {score['base']}" for name, score in methods.items()],
-            [score["difference"] for score in methods.values()],
-            f"test set: {test}" if len(shown) > 1 else "",
-        )
-        axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
-    return figure
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -200,6 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=FILE",
         help="test set instead of DATA/test.csv; may be given several times",
+    )
+    parser.add_argument(
+        "--validation",
+        metavar="FILE",
+        help=(
+            f"pairs, other than those of the tests, for the row {UNTIL.name!r}; needed for that"
+            " row alone"
+        ),
     )
     parser.add_argument(
         "--settings",
@@ -291,6 +231,10 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
             " anatomy that prepare phantom gave them"
         )
     args.anatomy = args.anatomy or "chest"
+    if is_align and args.validation:
+        parser.error("--validation with align: expected only with a table; align makes its own")
+    if UNTIL.name in (args.rows or ()) and not args.validation:
+        parser.error(f"--rows {UNTIL.name!r}: give the pairs that stop it with --validation")
     methods = ALIGN_METHODS if is_align else TABLES[args.table]
     settings = ALIGN_SETTINGS if is_align else []
     for flag, given, known in (("--rows", args.rows, methods), ("--cells", args.cells, settings)):
@@ -321,7 +265,10 @@ def make_table(args: argparse.Namespace, train_flags: list[str], seeds: list[int
     tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
     workers = Workers(args.jobs, cache=args.settings == "phantoms")
     bench = Bench(args, train_flags, workers, tests, {"zero-shot": []})
-    wanted = set(args.rows or [method.name for method in TABLES[args.table]])
+    wanted = set(
+        args.rows
+        or [row.name for row in TABLES[args.table] if args.validation or not row.validated]
+    )
     wanted |= {method.start for method in TABLES[args.table] if method.name in wanted} | {
         method.base for method in TABLES[args.table] if method.name in wanted
     }
@@ -339,6 +286,7 @@ def make_table(args: argparse.Namespace, train_flags: list[str], seeds: list[int
         "seeds": seeds,
         "note": args.note or args.settings,
         "mixed_machines": args.mixed_machines,
+        "half_batch": args.expert_data is not None,
         "anatomy": anatomy_of(bench.table),
     }
     (args.out / f"{args.table}.json").write_text(json.dumps(record, indent=2))

@@ -18,8 +18,9 @@ class Method:
 
     `recipe`: the paper's settings for it; `start`: the method whose weights of the same seed it
     fine-tunes; `base`: the method it is compared with; `annotated`: it reads heatmaps, so it takes
-    --expert-data; `length`: its steps, as a multiple of those of other methods; `teacher`: the
-    method whose model of the same seed makes pseudo-heatmaps for it, with the flags `teaching`.
+    --expert-data; `plain`: the method that sees the same annotated images as often, without their
+    heatmaps; `length`: its steps, as a multiple of those of other methods; `teacher`: the method
+    whose model of the same seed makes pseudo-heatmaps for it, with the flags `teaching`.
     """
 
     name: str
@@ -28,9 +29,40 @@ class Method:
     start: str = ""
     base: str = "CLIP"
     annotated: bool = False
+    plain: str = ""
     length: int = 1
     teacher: str = ""
     teaching: Flags = ()
+
+    @property
+    def validated(self) -> bool:
+        """It keeps the best epoch on validation pairs, so it needs --validation."""
+        return "--keep-best" in self.flags
+
+
+NAIVE_PLAIN, ECLIP_PLAIN = "naive, no heatmaps", "eCLIP, no heatmaps"
+# under a map of ones both add the image itself
+PLAIN = {
+    NAIVE_PLAIN: Method(
+        NAIVE_PLAIN,
+        ["--method", "naive", "--naive-form", "multiply", "--eclip-placebo", "ones"],
+        annotated=True,
+    ),
+    ECLIP_PLAIN: Method(
+        ECLIP_PLAIN,
+        [
+            *("--method", "eclip", "--eclip-processor", "mask", "--eclip-placebo", "ones"),
+            *("--eclip-priming-weight", 0),
+        ],
+        "eclip",
+        annotated=True,
+    ),
+}
+UNTIL = Method(
+    "CLIP, until validation stops it",
+    ["--method", "clip", "--keep-best", "mean-rank", "--patience", 10],
+    length=4,
+)
 
 
 def _family(base: str, method: str) -> list[Method]:
@@ -38,14 +70,15 @@ def _family(base: str, method: str) -> list[Method]:
 
     "longer" is the comparison that fine-tunes as long, without annotations.
     """
-    plus = "" if base == "CLIP" else f"{base} + "
-    joined = "" if method == "clip" else f"{method}+"
+    is_clip = method == "clip"
+    plus, joined = ("", "") if is_clip else (f"{base} + ", f"{method}+")
+    plain = (NAIVE_PLAIN, ECLIP_PLAIN) if is_clip else ("", "")
     return [
         Method(base, ["--method", method], base=base),
-        Method(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
+        Method(f"{plus}naive", ["--method", f"{joined}naive"], "clip", "", base, True, plain[0]),
         Method(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
         Method(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
-        Method(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
+        Method(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", "", base, True, plain[1]),
         Method(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
         Method(f"{base}, longer", ["--method", method], "eclip-p", base, base),
     ]
@@ -61,31 +94,28 @@ LADDER: dict[str, Flags] = {
     "eCLIP, random heatmaps": ["--eclip-placebo", "random"],
     "eCLIP": ["--method", "eclip"],
 }
-# the same with the processor of the authors; it needs priming, while ours starts as the identity
-AUTHORS_LADDER: dict[str, Flags] = {
-    "MHA": ["--eclip-no-mixup", *CONSTANT],
-    "MHA + mixup": CONSTANT,
-    "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-    "eCLIP, random heatmaps": ["--eclip-placebo", "random"],
-    "eCLIP": [],
+# those with a processor that learns, once more with the authors' form of it: that needs priming,
+# while ours starts as the identity
+LADDER |= {
+    f"{name}, authors' processor": ["--eclip-processor", "authors", *flags]
+    for name, flags in list(LADDER.items())[2:]
 }
+SAME_GATE = ("eCLIP", "eCLIP, random heatmaps", "MHA + mixup + curriculum")  # as ECLIP_PLAIN
 TABLES = {
-    "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
+    "table1": [*_family("CLIP", "clip"), *PLAIN.values(), UNTIL, *_family("GLoRIA", "gloria")],
     "table4": [
-        Method("CLIP", ["--method", "clip"]),
-        *(Method(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
-    ],
-    "table4-authors": [
         Method("CLIP", ["--method", "clip"]),
         *(
             Method(
-                f"{name}, authors' processor",
-                ["--eclip-processor", "authors", *flags],
+                name,
+                flags,
                 "eclip",
                 annotated=True,
+                plain=ECLIP_PLAIN * (name.removesuffix(", authors' processor") in SAME_GATE),
             )
-            for name, flags in AUTHORS_LADDER.items()
+            for name, flags in LADDER.items()
         ),
+        PLAIN[ECLIP_PLAIN],
     ],
 }
 

@@ -190,7 +190,10 @@ class Bench:
         return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
 
     def facts_file(self, method: Method, seed: int) -> Path:
-        """The file with {seconds, views, machine, torch, epoch, anatomy} of a finished run."""
+        """The file of a finished run: {seconds, views, machine, torch, epoch, last_epoch, anatomy}.
+
+        `epoch`, `last_epoch`: the best by validation, and the last that was trained, else None.
+        """
         return self.args.out / "runs" / self.name(method, seed) / "table.json"
 
     def train(self, method: Method, seed: int, worker: Worker) -> None:
@@ -209,14 +212,19 @@ class Bench:
         seconds = worker.run(
             "openclip_eclip.train", [*flags, *self.train_flags], self.log(method, seed)
         )
-        checkpoints, epoch = folder / "checkpoints", None
+        checkpoints, epoch, last = folder / "checkpoints", None, None
+        keeps_best = bool(self.validation or method.validated)
         worker.run(
             "openclip_eclip.export",
-            [checkpoints / BEST if self.validation else folder, plain],
+            [checkpoints / BEST if keeps_best else folder, plain],
             self.log(method, seed, "-export"),
         )
-        if self.validation:
+        if keeps_best:
             epoch = read_json(checkpoints / BEST_RECORD)["epoch"]
+        if method.validated:
+            lines = (checkpoints / "results.jsonl").read_text(encoding="utf-8").splitlines()
+            last = json.loads(lines[-1])["epoch"]
+        if self.validation:
             shutil.copy(checkpoints / "results.jsonl", folder / VALIDATION)
             shutil.rmtree(checkpoints)
         facts = {
@@ -225,6 +233,7 @@ class Bench:
             "machine": self.workers.machine,
             "torch": version("torch"),
             "epoch": epoch,
+            "last_epoch": last,
             "anatomy": anatomy_of(self.table),
         }
         # written last and atomically: a run with this file is finished
@@ -245,6 +254,8 @@ class Bench:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
             flags += ["--val-data", self.validation, "--keep-best", MEASURE, "--keep-last", 1]
+        elif method.validated:  # its own flags say how
+            flags += ["--val-data", args.validation]
         return flags
 
     def training_data(self, method: Method, seed: int, worker: Worker) -> Path | str:

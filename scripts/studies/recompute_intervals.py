@@ -32,8 +32,6 @@ from openclip_eclip.benchmark.align_cells import (
 )
 from openclip_eclip.benchmark.align_figures import draw_map, draw_settings
 from openclip_eclip.benchmark.align_page import page
-from openclip_eclip.benchmark.page import machine_kinds
-from openclip_eclip.benchmark.paper_tables import draw, markdown
 from openclip_eclip.metrics.compare import half_width, p_value
 
 Z = 1.959964
@@ -43,10 +41,6 @@ INTERVALS = (
     " (`scripts/studies/recompute_intervals.py`)."
 )
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
-NOTE = (
-    "2 000 synthetic images of 64 px, 5 % with gaze, 1 000 test images; 500 steps with batches of 64,"
-    " 150 steps of fine-tuning"
-)
 ON_CPU = {
     OVERSAMPLING,
     STUDENT,
@@ -120,17 +114,6 @@ def main() -> None:
         (folder / "align.md").write_text(page(record), encoding="utf-8")
         draw_settings(record["settings"]).savefig(folder / "align.png", dpi=110)
         draw_map(record["settings"]).savefig(folder / "align_map.png", dpi=110)
-    for table in ("table1", "table4"):
-        path = results / f"{table}.json"
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if "intervals" not in record:
-            renew_all(record["scores"], len(record["seeds"]))
-            record |= {"note": NOTE, "intervals": INTERVALS}
-            for entry in record["facts"].values():
-                entry["kinds"] = machine_kinds({"machine": name} for name in entry["machines"])
-            path.write_text(json.dumps(record, indent=2))
-        path.with_suffix(".md").write_text(markdown(table, record), encoding="utf-8")
-        draw(record["scores"]).savefig(path.with_suffix(".png"), dpi=120)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from openclip_eclip.benchmark.align import build
 from openclip_eclip.benchmark.align_cells import ALIGN_SETTINGS, in_anatomy
 from openclip_eclip.benchmark.align_page import page
 from openclip_eclip.benchmark.anatomy import anatomy_of
-from openclip_eclip.benchmark.paper_tables import markdown, parse
+from openclip_eclip.benchmark.paper_page import markdown
+from openclip_eclip.benchmark.paper_tables import parse
 from openclip_eclip.benchmark.rows import Method
 from openclip_eclip.benchmark.runner import Bench, make_all
 from openclip_eclip.config import UserError

@@ -19,8 +19,9 @@ from openclip_eclip.benchmark.align import METHOD_OF, measure, views_of
 from openclip_eclip.benchmark.align_cells import ALIGN_METHODS, ALIGN_SETTINGS, DEVELOPMENT, NAMES
 from openclip_eclip.benchmark.align_page import page as align_page
 from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
-from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
-from openclip_eclip.benchmark.rows import TABLES, Method
+from openclip_eclip.benchmark.paper_page import draw, markdown
+from openclip_eclip.benchmark.paper_tables import compare, summary
+from openclip_eclip.benchmark.rows import NAIVE_PLAIN, TABLES, UNTIL, Method
 from openclip_eclip.benchmark.runner import Worker
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
@@ -30,7 +31,8 @@ from openclip_eclip.prepare.__main__ import main as prepare
 def test_methods_are_those_of_the_papers_tables() -> None:
     """Table 1 has a family over CLIP and one over GLoRIA, each with "longer".
 
-    Table 4 has eight methods.
+    Table 4 has eight methods, and those with a learned processor once more with the authors' form
+    of it. Both tables have methods that see the annotated images without their heatmaps.
     """
     one, four = ([row.name for row in TABLES[name]] for name in ("table1", "table4"))
     added = ["naive", "DACL", "m3-mix", "eCLIP", "eCLIP^P"]
@@ -38,32 +40,33 @@ def test_methods_are_those_of_the_papers_tables() -> None:
         "CLIP",
         *added,
         "CLIP, longer",
+        "naive, no heatmaps",
+        "eCLIP, no heatmaps",
+        "CLIP, until validation stops it",
         "GLoRIA",
         *(f"GLoRIA + {name}" for name in added),
         "GLoRIA, longer",
     ]
-    assert four == [
-        "CLIP",
-        "mask",
-        "CNN",
+    learned = [
         "MHA",
         "MHA + mixup",
         "MHA + mixup + curriculum",
         "eCLIP, random heatmaps",
         "eCLIP",
     ]
-    authors = TABLES["table4-authors"]
-    assert [row.name.removesuffix(", authors' processor") for row in authors] == [
-        name for name in four if name not in ("mask", "CNN")
-    ]
+    authors = [f"{name}, authors' processor" for name in learned]
+    assert four == ["CLIP", "mask", "CNN", *learned, *authors, "eCLIP, no heatmaps"]
     assert all(
-        eclip_config(eclip_parser().parse_args(list(map(str, row.flags))), {}).processor
-        == AUTHORS_PROCESSOR
-        for row in authors[1:]
+        (processor_of(row) == AUTHORS_PROCESSOR) == (row.name in authors)
+        for row in TABLES["table4"]
     )
     shared = [row for row in TABLES["table1"] if row.name in four]
-    assert len(shared) == 2
+    assert len(shared) == 3
     assert all(row.base == "CLIP" and not row.start for row in shared)
+
+
+def processor_of(row: Method) -> str | None:
+    return eclip_config(eclip_parser().parse_args(list(map(str, row.flags))), {}).processor
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,40 @@ def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_half_batch_beside_each_batch(data: Path, tmp_path: Path) -> None:
+    """An epoch of 48 images has three batches, with 8 candidates each of the 14 annotated images.
+
+    naive takes every candidate. Its views are the same without heatmaps. Validation ends a run of
+    at most 4 x 2 epochs.
+    """
+    table = pd.read_csv(data / "train.csv")
+    annotated, plain = data / "annotated.csv", data / "plain.csv"
+    table[table["heatmap"].notna()].to_csv(annotated, index=False)
+    table.drop(columns="heatmap").to_csv(plain, index=False)
+    done = run(
+        *("table1", "--data", data, "--train-data", plain, "--expert-data", annotated),
+        *("--validation", plain, "--out", tmp_path, "--jobs", 1),
+        *("--rows", "naive", NAIVE_PLAIN, UNTIL.name),
+        steps=6,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "table1.json").read_text())
+    scores, facts = result["scores"]["test"], result["facts"]
+    assert list(scores) == ["CLIP", "naive", NAIVE_PLAIN, UNTIL.name]
+    assert facts["naive"]["views"] == facts[NAIVE_PLAIN]["views"] == pytest.approx(6 * 8 / 14)
+    assert scores["naive"]["plain"] == NAIVE_PLAIN
+    assert scores["naive"]["to_plain"]["value"] == pytest.approx(
+        scores["naive"]["value"] - scores[NAIVE_PLAIN]["value"]
+    )
+    ((best, last),) = facts[UNTIL.name]["epochs"]
+    assert 1 <= best <= last <= 8
+    page = (tmp_path / "table1.md").read_text()
+    assert f"{best} to {best}, and trained for {last} to {last} epochs" in page
+    assert "half a batch beside each batch" in page
+    assert "in the paper's eCLIP about 527 times" in page
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
     done = run("table4", "--data", data, "--out", tmp_path, "--rows", "mask", "--lr", "much")
     assert done.returncode == 1
@@ -202,6 +239,8 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
         (("align", "--cells", "600 image"), "--cells 600 image: expected some of"),
         (("align", "--rows", "MHA"), "--rows MHA: expected some of"),
         (("table5",), "invalid choice: 'table5'"),
+        (("table1", "--rows", UNTIL.name), "give the pairs that stop it with --validation"),
+        (("align", "--validation", "val.csv"), "--validation with align: expected only with a"),
     ],
 )
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
@@ -370,6 +409,18 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
     assert [OTHER_MACHINE in page for page in pages.values()] == [False, True, False]
     assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True]
     assert all("enters 3.8 times" in page for page in pages.values())
+
+
+def test_methods_are_compared_with_the_same_images_without_heatmaps(tmp_path: Path) -> None:
+    bench = Measured(tmp_path, set())
+    rows = [row for row in TABLES["table1"] if row.name in ("CLIP", "naive", "eCLIP", NAIVE_PLAIN)]
+    scores = compare(bench, rows, [1, 2], "test")
+    assert [groups for groups, _ in bench.asked.values()] == [
+        ["CLIP", "naive", "eCLIP", NAIVE_PLAIN],
+        [NAIVE_PLAIN, "naive"],
+    ]
+    assert {name for name, score in scores.items() if "to_plain" in score} == {"naive"}
+    assert len(draw({"test": scores}).axes[0].get_yticks()) == 4
 
 
 def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import stamps_page
 import yaml
 from conftest import ROOT
 
-from openclip_eclip.benchmark import align_page, paper_tables
+from openclip_eclip.benchmark import align_page, paper_page
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
@@ -183,7 +183,7 @@ def test_pages_of_the_alignment_benchmark_are_those_of_their_results(folder: str
 @pytest.mark.parametrize("table", ["table1", "table4"])
 def test_pages_of_the_tables_are_those_of_their_results(table: str) -> None:
     results = DOCS / "results"
-    assert (results / f"{table}.md").read_text(encoding="utf-8") == paper_tables.markdown(
+    assert (results / f"{table}.md").read_text(encoding="utf-8") == paper_page.markdown(
         table, json.loads((results / f"{table}.json").read_text(encoding="utf-8"))
     )
 

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="`benchmark table1|table4|table4-authors|align --help`: tables of the paper.",
+        epilog="`benchmark table1|table4|align --help`: tables of the paper.",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--train-data", required=True, help="training table, or .tar shards")
