@@ -91,11 +91,12 @@ def test_help_of_every_command(command: str, tmp_path: Path) -> None:
 
 def test_flags_of_training_are_grouped_by_purpose() -> None:
     groups = [group for group in eclip_parser()._action_groups if group._group_actions]
-    assert [group.title for group in groups][:7] == [
+    assert [group.title for group in groups][:8] == [
         "what is trained",
         "data",
         "texts that repeat in a batch",
         "placebo, to test whether the heatmaps matter",
+        "speed",
         "runs and checkpoints",
         "the best epoch, and the end of training",
         "--method align, --recipe eclip-plus",

@@ -76,6 +76,7 @@ def terms_of(name: str, values: Out) -> dict[str, Tensor]:
         "sample_id": torch.arange(6),
         "mixed_id": torch.arange(2),
         "word_mask": torch.ones(8, 5, dtype=torch.bool),
+        "word_count": torch.tensor([5]),
         "m3_mix_draws": torch.tensor([[0.2, 0.7, 0.6, 0.4, 1.0]]).repeat(6, 1),
         "logit_scale": torch.tensor(60.0),
     }

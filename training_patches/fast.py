@@ -25,7 +25,7 @@ def choose_fast(args: argparse.Namespace, words: Sequence[str]) -> None:
     `words`: the user's command line. On a CPU both stay as they are: bf16 is slow there, and the
     compiler takes longer than a small run.
     """
-    on_gpu = torch.device(args.device).type == "cuda" and torch.cuda.is_available()
+    on_gpu = args.device.startswith("cuda") and torch.cuda.is_available()
     if not args.fast or not on_gpu:
         return
     is_given = any(word.split("=")[0] == "--precision" for word in words)

@@ -240,7 +240,14 @@ def page(args: argparse.Namespace, result: dict[str, Any]) -> str:
         lines += [
             "**The GPU numbers are missing: no GPU was at hand.** On one GPU this command measures"
             " them in under ten minutes and writes this page:",
-            *("", "```bash", "python scripts/costs/throughput.py", "```", ""),
+            *(
+                "",
+                "<!-- needs data -->",
+                "```bash",
+                "python scripts/costs/throughput.py",
+                "```",
+                "",
+            ),
             "Below is its small form on a CPU that other work shared. It shows that the command"
             " works. Its towers are tiny, and other work takes most of its time, so no ratio is"
             " given.",

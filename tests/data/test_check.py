@@ -68,7 +68,7 @@ def test_a_table_with_blank_cells_quotes_and_relative_paths_is_read(tmp_path: Pa
     columns = CsvColumns("path", "report", "gaze")
     table = read_csv_table(tmp_path / "own.csv", columns)
     assert table.captions == ['no, "nodule"', "NA"]
-    assert table.annotated == [1] and table.rows == [1, 2]
+    assert table.annotated == [1] and list(table.rows) == [1, 2]
     assert table.images[0] == tmp_path / "images" / "0.png"
     batch = collate([samples_of(table)[0], samples_of(table)[1]])
     assert batch.annotated.tolist() == [1]
