@@ -115,7 +115,7 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
         for test, methods in scores.items()
     }
     count = max(map(len, shown.values()))
-    figure = Figure(figsize=(1.2 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
+    figure = Figure(figsize=(2.6 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
     for axes, (test, differences) in zip(panels, shown.items()):
         draw_differences(
