@@ -113,8 +113,9 @@ def page(records: Sequence[dict], total: dict[str, float] | None) -> list[str]:
         "",
         f"`python scripts/costs/frozen.py`, {date.today()}: {platform.machine()},"
         f" {os.cpu_count()} cores and threads, torch {torch.__version__}. ViT-S/14 at 112 pixels"
-        f" with an attention pool, MiniLM; eclip-plus, whole epochs of about {STEPS} steps of {BATCH},"
-        " three learning rates each. Seconds: the whole command, with validation, and with what is computed once"
+        " with an attention pool, MiniLM; eclip-plus, whole epochs of about"
+        f" {STEPS} steps of {BATCH}, three learning rates each."
+        " Seconds: the whole command, with validation, and with what is computed once"
         " to be kept. R@5: the best on the validation images.",
         "",
         "| set | trained | seconds, median (range) | peak memory | R@5 by learning rate |",
