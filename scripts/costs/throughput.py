@@ -35,8 +35,8 @@ RESULT = "THROUGHPUT "  # what follows on a line of a run's output
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 SWIN = {"timm_model_name": "swin_tiny_patch4_window7_224", "timm_pool": "", "timm_proj": "linear"}
 TINY_TEXT = {**TEXT, "context_length": 16, "width": 32, "heads": 2, "layers": 1}
-TINY_VIT = {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}
-TINY_CNN = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+TINY_VIT = {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}
+TINY_CNN = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
 TOWERS = {
     False: {
         "ViT-B/16": (512, {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}, TEXT),
@@ -192,7 +192,7 @@ def machine(device: str) -> str:
 
 def measure_all(args: argparse.Namespace, folder: Path, began: float) -> dict[str, Any]:
     """Every tower, eager and fast, all methods in turn; what the time does not reach is missing."""
-    towers, size = TOWERS[args.small], 32 if args.small else 224
+    towers, size = TOWERS[args.small], 64 if args.small else 224
     count, samples = max(1, args.workers), 64 if args.small else 256
     shards = {
         share: write_shards(folder / f"shards{share}", share, size, count, samples)
