@@ -27,7 +27,7 @@ def test_flops_are_those_by_hand(tmp_path: Path) -> None:
         return count * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)
 
     image, text = throughput.forward_flops(config)
-    assert image == 2 * 16 * 3 * 8 * 8 * 64 + layers(2, 17, 64) + 2 * 64 * 32
+    assert image == 2 * 64 * 3 * 8 * 8 * 64 + layers(2, 65, 64) + 2 * 64 * 32
     assert text == layers(1, 16, 32) + 2 * 32 * 32
     config = write_config(tmp_path, "tiny ResNet")
     open_clip.add_model_config(config)
