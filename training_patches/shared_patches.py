@@ -112,10 +112,9 @@ class SharedPatches:
         host_argv = with_recipe(ours.recipe, with_runs_dir(ours.runs_dir, rest))
         args = parse_host(self.originals["parse_args"], host_argv)
         # a later release has some of our flags itself, under other names too
-        vars(args).update(
-            {name: value for name, value in vars(ours).items() if value is not None}
-            | {name: value for name, value in vars(ours).items() if name not in vars(args)}
-        )
+        for name, value in vars(ours).items():
+            if value is not None or not hasattr(args, name):
+                setattr(args, name, value)
         names = method_names(args)
         fill_recipe(args, names)
         choose_fast(args, rest)

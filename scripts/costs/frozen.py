@@ -159,7 +159,7 @@ def main() -> None:
 
         sys.argv = sys.argv[2:]
         import_module(f"openclip_eclip.{sys.argv[0]}").main(sys.argv[1:])
-        from grounding import peak_mib  # it sets a number of threads of its own
+        from peak_memory import peak_mib
 
         print(json.dumps(peak_mib()))
         return

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak_memory import peak_mib
 
 TOWERS = ("ViT-B-16", "RN50")  # RN50: the learned pool
 BATCH = 8  # images; one text each
@@ -56,12 +57,6 @@ SMALL = {
     },
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process; not ru_maxrss, which a child inherits."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def works(tower: str) -> dict[str, Callable[[], Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from peak_memory import peak_mib
 from torch.nn import functional as F
 from train import (
     CONTEXT,
@@ -164,17 +165,11 @@ def gloria_peak() -> float:
         torch.randn(PAIRS, WORDS, WIDTH, requires_grad=True),
     )
     regions.grad, words.grad = torch.zeros_like(regions), torch.zeros_like(words)
-    before = _high_water()
+    before = peak_mib()
     local_loss(
         regions, words, torch.ones(PAIRS, WORDS, dtype=torch.bool), GloriaConfig()
     ).backward()
-    return _high_water() - before
-
-
-def _high_water() -> float:
-    """Peak memory of this process in MiB."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return peak_mib() - before
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ def annotated(marks: np.ndarray) -> dict[str, float]:
 
 def table_epoch(work: Path) -> dict[str, float]:
     """The first epoch of all ranks over a table, by torch's sampler, at a scale of 1 / SCALE."""
-    from scale_ranks import peak_mib
+    from peak_memory import peak_mib
     from torch.utils.data import BatchSampler, DistributedSampler
 
     numbers = []

@@ -28,11 +28,6 @@ from scale import (
 def page(figures: dict[str, Any]) -> list[str]:
     import torch
 
-    files, start = figures["files"], figures["start, shards"]
-    table, first = figures["start, table"], figures["start, table, first rank"]
-    check = first["cpu_s"] * ROWS / CHECKED_ROWS
-    count, per_rank = SHARDS * SAMPLES, SHARDS / RANKS
-    full = figures["epoch, some ranks"]
     return [
         "# The data plan of 64 ranks, without the ranks",
         "",
@@ -42,6 +37,19 @@ def page(figures: dict[str, Any]) -> list[str]:
         f" one sample in {SHARE} has a heatmap. Each rank's plan is the object that training"
         " builds; no image is read. Seconds are CPU seconds on a busy machine.",
         "",
+        *_start(figures),
+        *_order(figures),
+        *_annotated(figures["epoch, even"], figures["epoch, some ranks"]),
+        *_stream(figures["experts"]),
+    ]
+
+
+def _start(figures: dict[str, Any]) -> list[str]:
+    files, start = figures["files"], figures["start, shards"]
+    table, first = figures["start, table"], figures["start, table, first rank"]
+    check = first["cpu_s"] * ROWS / CHECKED_ROWS
+    count, per_rank = SHARDS * SAMPLES, SHARDS / RANKS
+    return [
         "## Start and memory of a rank",
         "",
         "Memory is that of the data alone, above Python and torch.",
@@ -66,6 +74,11 @@ def page(figures: dict[str, Any]) -> list[str]:
         f" the check take {files['record_kb']:.1f} kB a shard. The table has captions of about 15"
         " characters; longer ones add their length to the memory of every rank.",
         "",
+    ]
+
+
+def _order(figures: dict[str, Any]) -> list[str]:
+    return [
         "## How often a sample comes in an epoch",
         "",
         "All ranks of the first and the last line are counted at a scale of"
@@ -82,6 +95,11 @@ def page(figures: dict[str, Any]) -> list[str]:
             for name, part in _epochs(figures)
         ),
         "",
+    ]
+
+
+def _annotated(scaled: dict[str, Any], full: dict[str, Any]) -> list[str]:
+    return [
         "## Annotated samples of a rank",
         "",
         "Even: one in 20 of every shard. Behind: as many, all in the last shards, as when an"
@@ -95,7 +113,7 @@ def page(figures: dict[str, Any]) -> list[str]:
             f" {part[key]['largest']:.2%} | {rest} |"
             for where, key in (("even", "spread"), ("behind", "behind"))
             for ranks, part, rest in (
-                (f"all, 1 / {SCALE}", figures["epoch, even"], "– | –"),
+                (f"all, 1 / {SCALE}", scaled, "– | –"),
                 (
                     f"{', '.join(map(str, SOME))} in full",
                     full,
@@ -107,6 +125,11 @@ def page(figures: dict[str, Any]) -> list[str]:
         "The correlation between a shard's number and the step at which it is read is"
         f" {full['order']:.2f}: open_clip shuffles shards in a buffer of 2 000.",
         "",
+    ]
+
+
+def _stream(experts: dict[str, Any]) -> list[str]:
+    return [
         "## Samples of the separate stream",
         "",
         "`--expert-data` and oversampled annotated images. All ranks together, 50 steps: each slot"
@@ -114,10 +137,7 @@ def page(figures: dict[str, Any]) -> list[str]:
         "",
         "| samples x slots of a rank | ms a batch, main process | most copies in a step |",
         "|---|---|---|",
-        *(
-            f"| {name} | {part['ms']:.2f} | {part['most']} |"
-            for name, part in figures["experts"].items()
-        ),
+        *(f"| {name} | {part['ms']:.2f} | {part['most']} |" for name, part in experts.items()),
     ]
 
 

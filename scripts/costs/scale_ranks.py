@@ -10,7 +10,6 @@ import contextlib
 import gc
 import json
 import pickle
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import open_clip_train.main as host
 import torch.distributed as dist
 from load import MODEL
 from open_clip.transform import image_transform
+from peak_memory import peak_mib
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import _utils
 
@@ -39,10 +39,6 @@ def memory_mib() -> float:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     raise RuntimeError("no VmRSS")
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @contextlib.contextmanager

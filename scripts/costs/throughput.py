@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from peak_memory import peak_mib
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -122,8 +123,7 @@ def run_one(spec: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated() / 2**30
     else:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        memory = int(status.split("VmHWM:")[1].split()[0]) / 2**20
+        memory = peak_mib() / 2**10
     if os.environ.get("RANK", "0") == "0":
         batch, data = (meter.values for meter in meters[:2])
         sys.stdout.write(RESULT + json.dumps({"batch": batch, "data": data, "GiB": memory}) + "\n")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from peak_memory import peak_mib
 
 import openclip_eclip  # noqa: F401
 from openclip_eclip.batching.expert_batch import ExpertBatch
@@ -223,9 +224,7 @@ def peak(tower: str, which: str, device: torch.device, batch: int) -> float:
     step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # not getrusage: the ru_maxrss of a child starts at that of its parent
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return peak_mib()
 
 
 def bench_memory(device: torch.device, batch: int, rows: list[str]) -> None:

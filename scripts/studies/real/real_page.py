@@ -102,7 +102,7 @@ def _summary(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     facts = {name: [score(record, name) for record in records] for name in names}
     return facts | {
         "rate": [record["rate"] for record in records],
-        "seconds": [record["search"][f"{record['rate']:g}"]["seconds"] for record in records],
+        "seconds": _seconds(records),
     }
 
 
@@ -133,7 +133,9 @@ def _sentences(found: Records, places: Sequence[tuple[str, str]]) -> list[str]:
                 f" {len(pairs) - above - below}; median {np.median([v for v, _ in pairs]):+.3f}."
             )
     seconds = {
-        method: np.median([t for place in places for t in _seconds(found, place, method)])
+        method: np.median(
+            _seconds([r for place in places for r in found.get((*place, method), [])])
+        )
         for method in (CLIP, PLUS)
     }
     lines.append(
@@ -151,8 +153,8 @@ def _sentences(found: Records, places: Sequence[tuple[str, str]]) -> list[str]:
     return [*(line.replace("-0.", "−0.") for line in lines), ""]
 
 
-def _seconds(found: Records, place: tuple[str, str], method: str) -> list[float]:
-    records = found.get((*place, method), [])
+def _seconds(records: Sequence[dict[str, Any]]) -> list[float]:
+    """Of the runs with the chosen rates."""
     return [record["search"][f"{record['rate']:g}"]["seconds"] for record in records]
 
 
@@ -206,7 +208,7 @@ def _table(found: Records, place: tuple[str, str], methods: Sequence[str]) -> li
         records = found.get((*place, method), [])
         if records:
             cells = [_cell([score(record, name) for record in records]) for name in names]
-            seconds = np.median(_seconds(found, place, method))
+            seconds = np.median(_seconds(records))
             few = f" ({len(records)} folds)" * (len(records) < len(base))
             lines.append(f"| {method}{few} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     chance = np.mean(

@@ -66,7 +66,6 @@ class Method:
 
 PLUS = TRAINED["eclip-plus"]
 CLIP, OTHERS = "CLIP", "eclip-plus, other images' maps"
-SIGLIP = [*("--method", "clip"), "--siglip"], [*PLUS, "--siglip"]
 # towers that learn cost 50 times as much a step: fewer steps, and two rates instead of three
 LORA = {"towers": ["--lora-image", "8", "--lora-text", "8"], "rates": (3e-4, 1e-3), "steps": SHORT}
 WHOLE = {"towers": (), "rates": (3e-5, 1e-4), "steps": SHORT}
@@ -76,8 +75,8 @@ METHODS = {
     OTHERS: Method(PLUS, maps="shuffled"),
     "eclip-plus, 15 % annotated": Method(PLUS, share=0.15, rate_of="eclip-plus"),
     "eclip-plus, 5 % annotated": Method(PLUS, share=0.05, rate_of="eclip-plus"),
-    "CLIP, SigLIP's loss": Method(SIGLIP[0]),
-    "eclip-plus, SigLIP's loss": Method(SIGLIP[1]),
+    "CLIP, SigLIP's loss": Method(["--method", "clip", "--siglip"]),
+    "eclip-plus, SigLIP's loss": Method([*PLUS, "--siglip"]),
     "CLIP, LoRA": Method(["--method", "clip"], **LORA),
     "eclip-plus, LoRA": Method(PLUS, **LORA),
     "CLIP, all weights": Method(["--method", "clip"], **WHOLE),
@@ -231,12 +230,12 @@ def measured(place: Place, model: Path, tables: dict[str, Path], source: Path) -
         values[task] = json.loads((out / "result.json").read_text())["values"]
         shutil.rmtree(out)
     data, own = place.work / place.name, {}
+    rows = all_rows(data, "train")
+    rows = rows[rows["fold"] == str(place.fold)]
     if place.name == "winograd_gaze":
-        rows = all_rows(data, "train")
-        own = {"choice": two_way(model, data, rows[rows["fold"] == str(place.fold)])}
+        own = {"choice": two_way(model, data, rows)}
     elif place.name == "covid_cxr":
-        rows = all_rows(data, "train")
-        own = {"severity": severity(model, data, rows[rows["fold"] == str(place.fold)], source)}
+        own = {"severity": severity(model, data, rows, source)}
     return own | {
         "retrieval": values["retrieval"],
         "grounding": {
