@@ -34,7 +34,7 @@ from openclip_eclip.machine import this_machine
 from openclip_eclip.train import main as train
 
 STEPS, BATCH, RATES = 120, 64, (3e-4, 1e-3, 3e-3)
-SHORT = 40  # steps where the towers learn
+SHORT = 40  # steps of methods whose towers compute in each step
 FROZEN = ("--freeze-image", "all", "--freeze-text", "all")
 SIDE = 224  # pixels of the shorter side of images, at least those of a tower
 TESTED = 60  # images of a fold for grounding, at most
@@ -45,7 +45,8 @@ USED = ("covid_cxr", "coco_small", "winograd_gaze", "stamps")
 class Method:
     """`flags` of its training; `maps`: whose maps it sees; `share` of the training images that are
     annotated, at most; `rate_of`: the method whose learning rate it takes, else it is one of
-    `rates`; `towers`: flags on what is trained; `steps`: its length."""
+    `rates`; `towers`: flags on what is trained; `steps`: its length; `kept`: whether what the towers
+    compute is kept."""
 
     flags: Sequence[str]
     maps: str = "own"
@@ -54,10 +55,7 @@ class Method:
     rates: Sequence[float] = RATES
     towers: Sequence[str] = FROZEN
     steps: int = STEPS
-
-    @property
-    def is_frozen(self) -> bool:
-        return self.towers == FROZEN
+    kept: bool = True
 
     @property
     def is_siglip(self) -> bool:
@@ -66,9 +64,11 @@ class Method:
 
 PLUS = TRAINED["eclip-plus"]
 CLIP, OTHERS = "CLIP", "eclip-plus, other images' maps"
-# towers that learn cost 50 times as much a step: fewer steps, and two rates instead of three
-LORA = {"towers": ["--lora-image", "8", "--lora-text", "8"], "rates": (3e-4, 1e-3), "steps": SHORT}
-WHOLE = {"towers": (), "rates": (3e-5, 1e-4), "steps": SHORT}
+# towers that compute cost 50 times as much a step: fewer steps, and two rates instead of three
+FEW = {"steps": SHORT, "rates": (3e-4, 1e-3)}
+LORA = FEW | {"towers": ["--lora-image", "8", "--lora-text", "8"], "kept": False}
+WHOLE = FEW | {"towers": (), "rates": (3e-5, 1e-4), "kept": False}
+MIXED = FEW | {"kept": False}  # frozen towers, but images or layers of each step are others
 METHODS = {
     CLIP: Method(["--method", "clip"]),
     "eclip-plus": Method(PLUS),
@@ -81,8 +81,12 @@ METHODS = {
     "eclip-plus, LoRA": Method(PLUS, **LORA),
     "CLIP, all weights": Method(["--method", "clip"], **WHOLE),
     "eclip-plus, all weights": Method(PLUS, **WHOLE),
+    "CLIP, 40 steps": Method(["--method", "clip"], **FEW),
+    "eCLIP, 40 steps": Method(["--method", "eclip"], **MIXED),
+    "naive, 40 steps": Method(["--method", "naive"], **MIXED),
+    "m3-mix, 40 steps": Method(["--method", "m3-mix"], **MIXED),
 }
-FAST = [name for name, method in METHODS.items() if method.is_frozen and not method.is_siglip]
+FAST = [CLIP, "eclip-plus", OTHERS, *(name for name in METHODS if name.endswith("% annotated"))]
 
 
 # ---- tables
@@ -172,7 +176,7 @@ def train_run(place: Place, name: str, rate: float, table: Path, validation: Pat
     windows = ["--align-windows"] if place.name in PHRASES and aligns else []
     flags = (
         *("--model", f"local-dir:{place.start(method.is_siglip)}", "--seed", place.fold),
-        *("--train-data", table, *method.towers, *(kept if method.is_frozen else ())),
+        *("--train-data", table, *method.towers, *(kept if method.kept else ())),
         *("--batch-size", BATCH, "--epochs", epochs, "--warmup", method.steps // 10, "--lr", rate),
         *("--wd", 0.01, "--workers", 0, "--precision", "fp32", "--device", "cpu"),
         *("--val-data", validation, "--val-frequency", max(1, epochs // 12)),
