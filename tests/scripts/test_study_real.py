@@ -84,3 +84,15 @@ def test_share_of_annotated_images(study: ModuleType, tmp_path: Path) -> None:
     assert len(rows) == 24
     first = path.read_text()
     assert study.with_share(table, 0.25, 1).read_text() != first  # other images
+
+
+def test_compared_methods_are_trained_alike(study: ModuleType) -> None:
+    import real_page
+
+    for name, base in real_page.BASES.items():
+        first, second = study.METHODS[name], study.METHODS[base]
+        assert (first.rates, first.steps, first.towers) == (
+            second.rates,
+            second.steps,
+            second.towers,
+        )
