@@ -207,7 +207,7 @@ def _other_methods(found: Records, places: Sequence[tuple[str, str]]) -> list[st
                 else ""
                 for name in (RECALL, NSS, "own")
             ]
-            count = len(found[*place, method])
+            count = len(found[(*place, method)])
             rows.append(f"| {' | '.join([*place, f'{method} − {base}', str(count), *cells])} |")
     if not rows:
         return []
