@@ -276,8 +276,9 @@ def _notes(machine: dict[str, str]) -> list[str]:
         "",
         "- Towers: ViT-S/14 of DINOv2's architecture at 112 pixels (8 x 8 positions) and"
         " EfficientNet-Lite0 at 224 pixels (7 x 7), text tower MiniLM; sources in"
-        " scripts/studies/grounding. 120 steps of 64, two crops an image, three learning rates"
-        " (3e-4, 1e-3, 3e-3) for CLIP, eclip-plus and the maps of other images. Fewer annotations"
+        " scripts/studies/grounding. 120 steps of 64, two crops an image. Learning rates"
+        " for CLIP, eclip-plus and the maps of other images: 3e-4, 1e-3, 3e-3 with the ViT, 1e-3,"
+        " 3e-3 with EfficientNet-Lite0, whose steps take longer. Fewer annotations"
         " take the rate of eclip-plus. The mean rank on the validation part chooses rate and epoch."
         " eCLIP, naive, m3-mix, LoRA and all weights: nothing of the towers can be kept, so a step"
         " takes many times as long; they have 40 steps and two rates.",
