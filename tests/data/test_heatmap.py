@@ -23,6 +23,8 @@ from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
         (np.array([[[0, 1], [2, 5]]], np.int64), ".npy"),
         (np.array([[0, 0.2], [0.4, 1]]), ".npz"),
         (np.array([[False, True], [True, True]]), ".npy"),
+        (np.array([[0, 0.2], [0.4, 1]], order="F"), ".npy"),  # columns first in the file
+        (np.array([[0, 0.2], [0.4, 1]], order="F"), ".npz"),
     ],
     ids=str,
 )
