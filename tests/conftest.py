@@ -268,8 +268,10 @@ class Launcher:
     def log(self, name: str) -> str:
         return (self.folder / "logs" / name / "out.log").read_text()
 
-    def losses(self, name: str) -> list[float]:
-        return [float(value) for value in re.findall(r"(?<!Avg) Loss: ([\d.e+-]+)", self.log(name))]
+    def losses(self, name: str, term: str = "Loss") -> list[float]:
+        """`term` of each logged step; release 4 of open_clip's loop also logs averages."""
+        values = re.findall(rf"(?<!Avg) {term}: ([\d.e+-]+)", self.log(name))
+        return [float(value) for value in values]
 
 
 @pytest.fixture

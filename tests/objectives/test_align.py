@@ -430,7 +430,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 def aligned(launcher: Launcher, name: str) -> list[float]:
-    return [float(value) for value in re.findall(r" Align_loss: ([\d.e+-]+)", launcher.log(name))]
+    return launcher.losses(name, "Align_loss")
 
 
 @pytest.mark.slow

@@ -297,5 +297,4 @@ def test_boxes_and_outlines_are_trained_phrase_by_phrase(launcher: Launcher) -> 
 
 
 def contrasts(launcher: Launcher, name: str) -> list[float]:
-    found = re.findall(r" Align_contrast_loss: ([\d.e+-]+)", launcher.log(name))
-    return [float(value) for value in found]
+    return launcher.losses(name, "Align_contrast_loss")

@@ -299,7 +299,7 @@ def test_naive_adds_every_annotated_sample_in_every_step(runs: Launcher) -> None
         assert sum(mixed) == 8
         assert set(re.findall(r"expert probability ([\d.]+)", log)) == {"1.000"}
         assert set(re.findall(r"mean lambda ([\d.]+)", log)) == {"0.000"}
-    priming = [float(x) for x in re.findall(r"Priming_loss: ([\d.e+-]+)", runs.log("naive"))]
+    priming = runs.losses("naive", "Priming_loss")
     assert len(priming) == 6 and "before step 1, warm-up" in runs.log("naive")
     log = runs.log("plain")
     assert set(re.findall(r"mixed pairs (\d+)", log)) == {"2"}

@@ -285,14 +285,15 @@ def die_in_writing(count: int) -> Callable[[], None]:
 
 
 def end_of(folder: Path, name: str, steps: int) -> tuple[dict, dict, str]:
-    """The last checkpoint, the last logged {(epoch, sample): (rate, loss)}, and the views."""
+    """The last checkpoint, the last logged {(epoch, percent): (rate, loss)}, and the views."""
     run = folder / "logs" / name
     checkpoint = torch.load(run / "checkpoints" / f"epoch_{EPOCHS}.pt", weights_only=True)
     lines = re.findall(
-        r"Train Epoch: (\d+) \[ *(\d+)/.* LR: ([\d.]+) .* Loss: ([\d.e+-]+)",
+        r"Train Epoch: (\d+) \[.*\((\d+)%\)\] .* LR: ([\d.]+) .* Loss: ([\d.e+-]+)",
         (run / "out.log").read_text(),
     )
-    losses = {(epoch, samples): (rate, loss) for epoch, samples, rate, loss in lines}
+    # not by samples: in a resumed epoch, release 4 of the loop counts them from 0
+    losses = {(epoch, percent): (rate, loss) for epoch, percent, rate, loss in lines}
     assert len(losses) == EPOCHS * steps, f"{name}: {len(losses)} steps in the log"
     views = run / "annotated_views.csv"
     return checkpoint, losses, views.read_text() if views.exists() else ""
