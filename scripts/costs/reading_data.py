@@ -19,12 +19,14 @@ SIZES = {
 }
 PHOTOGRAPHS = "photographs"
 ALL_PNG = "heatmaps on all"
-# one sample in N has a heatmap, and its format
+# one sample in N has a heatmap, its format and its height
 SHARES = {
-    "without heatmaps": (0, "png"),
-    "heatmaps on 5 %": (20, "png"),
-    ALL_PNG: (1, "png"),
-    "heatmaps on all, as uint8 .npy": (1, "npy"),
+    "without heatmaps": (0, "png", VIEW),
+    "heatmaps on 5 %": (20, "png", VIEW),
+    ALL_PNG: (1, "png", VIEW),
+    "heatmaps on all, as uint8 .npy": (1, "npy", VIEW),
+    "heatmaps on all, 112 px high": (1, "png", VIEW // 2),
+    "heatmaps on all, 56 px high": (1, "png", VIEW // 4),
 }
 
 
@@ -36,10 +38,12 @@ def draw_image(rng: np.random.Generator, height: int, width: int) -> Image.Image
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def draw_map(rng: np.random.Generator, height: int, width: int, form: str = "png") -> bytes:
-    """A smooth heatmap of 8 bits, with the aspect ratio of the image and 224 px high."""
+def draw_map(
+    rng: np.random.Generator, height: int, width: int, form: str = "png", side: int = VIEW
+) -> bytes:
+    """A smooth heatmap of 8 bits, with the aspect ratio of the image and `side` pixels high."""
     coarse = Image.fromarray((rng.random((7, 7)) ** 4 * 255).astype(np.uint8))
-    levels = coarse.resize((width * VIEW // height, VIEW), Image.Resampling.BICUBIC)
+    levels = coarse.resize((width * side // height, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     levels.save(stream, "PNG") if form == "png" else np.save(stream, np.asarray(levels))
     return stream.getvalue()
@@ -55,15 +59,15 @@ def synthetic(height: int, width: int, count: int) -> list[bytes]:
     return jpegs
 
 
-def write_shard(path: Path, jpegs: list[bytes], share: int, form: str) -> None:
-    """Write a shard; one sample in `share` has a heatmap, none with 0."""
+def write_shard(path: Path, jpegs: list[bytes], share: int, form: str, side: int) -> None:
+    """Write a shard; one sample in `share` has a heatmap of `side` pixels, none with 0."""
     rng = np.random.default_rng(1)
     with tarfile.open(path, "w") as archive:
         for i, jpeg in enumerate(jpegs):
             members = {"jpg": jpeg, "txt": b"small left pleural effusion"}
             if share and i % share == 0:
                 width, height = Image.open(io.BytesIO(jpeg)).size
-                members[f"heatmap.{form}"] = draw_map(rng, height, width, form)
+                members[f"heatmap.{form}"] = draw_map(rng, height, width, form, side)
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(f"{i:06d}.{name}")
                 info.size = len(content)
