@@ -12,6 +12,7 @@ from .flag_checks import COMPUTED
 
 KEPT_METHODS = ("clip", "align")  # those whose images are views of the data, for --cache-tokens
 KEPT_FOLDER = "kept_tokens"  # of --recipe small-data, in the folder of all runs
+PATIENCE = 20  # validations without a better one, after which --recipe small-data ends a run
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Recipe:
 
     'eclip-plus' and 'small-data' are not in the paper (docs/train/eclip-plus.md, small-data.md).
     `frozen`: for towers that are trained already. Both stay as they are, what they compute is kept,
-    and the best epoch on --val-data too.
+    and the best epoch on --val-data too. Of the other epochs only the last leaves a checkpoint,
+    since each holds the frozen towers again.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Recipe:
             "force-context-length": self.context_length,
             "precision": self.precision,
             "workers": self.workers,
+            "save-frequency": 0 if self.frozen else None,
         }
         return [
             *(f"--{name}={value}" for name, value in optional.items() if value is not None),
@@ -112,7 +115,7 @@ def _frozen_flags(args: argparse.Namespace, names: Sequence[str]) -> dict[str, A
         filled["cache_tokens"] = str(Path(args.logs, KEPT_FOLDER))
         filled["cache_crops"] = 2
     if args.val_data:
-        filled["keep_best"] = "mean-rank"
+        filled["keep_best"], filled["patience"] = "mean-rank", PATIENCE
     return filled
 
 

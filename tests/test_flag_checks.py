@@ -91,12 +91,16 @@ def test_bad_samples_stop_before_the_first_step(
         ("small", ["--batch-size", "64"], "do not fill one batch"),
         ("column", ["--csv-img-key", "picture"], "no column 'picture'"),
         ("shard", [], "no such shard"),
+        ("near", ["--method", "align"], "no column 'heatmap'. Did you mean 'heat_map'. Name the"),
     ],
 )
 def test_errors_name_the_bad_data(
     prepare: str, flags: list[str], message: str, tmp_path: Path
 ) -> None:
     table = tmp_path / "gone.csv" if prepare == "none" else write_table(tmp_path, 6)
+    if prepare == "near":
+        write_table(tmp_path, 6, annotated=[1])
+        table.write_text(table.read_text().replace("heatmap", "heat_map", 1))
     if prepare == "shard":
         table = tmp_path / "gone-000.tar"
         flags = ["--train-num-samples", "8"]

@@ -197,14 +197,21 @@ class RunLog:
     def annotations(
         self, curriculum: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]
     ) -> None:
-        """Log how many samples are annotated, and when they are mixed."""
+        """Log how many samples are annotated, and when they are mixed.
+
+        DataError: none is, but a column of the table has nearly the name of that of heatmaps.
+        """
         if not annotated and not (windows and self.method.windows):
             column = self.args.csv_heatmap_key or "heatmap"
             near = "" if column in header else did_you_mean(column, header)
+            if near:
+                raise DataError(
+                    f"{self.args.train_data}: no heatmap, and no column {column!r}.{near} Name the"
+                    " column with --csv-heatmap-key, or train with --method clip."
+                )
             logger.warning(
-                "eclip: no heatmap in the data: %s%s",
+                "eclip: no heatmap in the data: %s",
                 "no pair is added" if self.method.experts else "nothing is aligned",
-                near and f".{near} Name the column with --csv-heatmap-key",
             )
         if self.args.eclip_placebo:
             logger.warning(

@@ -140,10 +140,16 @@ class MidEpochSaver:
             yield
 
     def epoch_saved(self, completed: int) -> None:
-        """Delete our checkpoint of the end of an epoch once open_clip's own is written."""
+        """Delete our checkpoint of the end of an epoch once open_clip's own is written.
+
+        After the last epoch, those of the ends of earlier ones too: nothing will continue them.
+        """
+        is_last = completed == self.args.epochs
         for path in self.folder.glob("epoch_*_batch_*.pt"):
             order = progress_in_name(path)
-            if order is not None and order[0] == completed - 1 and order[1] >= self.num_batches:
+            if order is None or order[1] < self.num_batches:
+                continue
+            if is_last or order[0] == completed - 1:
                 path.unlink(missing_ok=True)
 
     def _is_saved_by_open_clip(self) -> bool:

@@ -12,9 +12,9 @@ import torch
 from conftest import Launcher, write_table
 
 from openclip_eclip.params import eclip_parser, method_names
-from openclip_eclip.recipes import KEPT_FOLDER, fill_recipe
+from openclip_eclip.recipes import KEPT_FOLDER, PATIENCE, fill_recipe
 
-FILLED = ("freeze_image", "freeze_text", "cache_tokens", "cache_crops", "keep_best")
+FILLED = ("freeze_image", "freeze_text", "cache_tokens", "cache_crops", "keep_best", "patience")
 
 
 def filled(*flags: str) -> dict[str, object]:
@@ -32,18 +32,22 @@ ALL = {
     "cache_tokens": str(Path("runs", KEPT_FOLDER)),
     "cache_crops": 2,
     "keep_best": None,
+    "patience": None,
     "align_weight": 0.2,
     "align_min_share": 0.05,
 }
 NOT_KEPT = {"cache_tokens": None, "cache_crops": None}
+BEST = {"keep_best": "mean-rank", "patience": PATIENCE}
+VALIDATED = ["--val-data", "x.csv"]
 
 
 @pytest.mark.parametrize(
     ("flags", "changed"),
     [
         ([], {}),
-        (["--val-data", "x.csv"], {"keep_best": "mean-rank"}),
-        (["--val-data", "x.csv", "--keep-best", "recall@5"], {"keep_best": "recall@5"}),
+        (VALIDATED, BEST),
+        ([*VALIDATED, "--keep-best", "recall@5"], BEST | {"keep_best": "recall@5"}),
+        ([*VALIDATED, "--patience", "3"], BEST | {"patience": 3}),
         (["--align-weight", "1", "--cache-crops", "4"], {"align_weight": 1.0, "cache_crops": 4}),
         (["--method", "clip"], {"align_weight": None, "align_min_share": None}),
         (["--freeze-image", "blocks:3"], {"freeze_image": "blocks:3"}),
@@ -75,6 +79,8 @@ def test_a_run_with_the_recipe(launcher: Launcher, loss: list[str]) -> None:
     computed = sum(map(int, re.findall(r"image: (\d+) computed", log)))
     assert 64 < computed <= 3 * 64  # two crops of an image at most, and the one of validation
     checkpoints = launcher.folder / "logs" / "run" / "checkpoints"
+    # of 120 epochs, the best and the last
+    assert {path.name for path in checkpoints.glob("*.pt")} == {"epoch_best.pt", "epoch_120.pt"}
     assert "mean-rank" in (checkpoints / "epoch_best.json").read_text()
     trained = torch.load(checkpoints / "epoch_best.pt", weights_only=True)["state_dict"]
     changed = {key for key, value in trained.items() if not torch.equal(value, start[key])}
