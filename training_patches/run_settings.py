@@ -240,7 +240,9 @@ def _check_weights(
     path: Path, state: Mapping[str, Tensor], model: torch.nn.Module, bare: bool
 ) -> None:
     """UserError for weights of another model; `bare` ones may lack what eCLIP adds to a CLIP."""
-    expected, added = without_prefixes(model.state_dict()), (PROCESSOR_PREFIX, REGIONS_PREFIX)
+    # with --fsdp, --torchcompile wraps each block
+    held = {key.replace("._orig_mod.", "."): value for key, value in model.state_dict().items()}
+    expected, added = without_prefixes(held), (PROCESSOR_PREFIX, REGIONS_PREFIX)
     keys = set(expected) ^ set(state)
     wrong = sorted(
         key

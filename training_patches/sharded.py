@@ -7,6 +7,8 @@ it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import warnings
 from typing import Any
 
 from torch import nn
@@ -58,19 +60,20 @@ def prepare_sharded(model: Any) -> None:
     if processor is None or not any(weight.requires_grad for weight in processor.parameters()):
         return
 
-    def take_part(_: nn.Module, __: Any, given: dict[str, Any], out: Any) -> None:
+    def take_part(_: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Give an idle processor gradients of zero where another rank uses it.
 
-        Ranks reduce the gradients that they have, as one array. Where no rank uses the processor
-        there are none, as with DDP.
+        All ranks must reduce the same gradients, in the same order: so it takes part in the images,
+        and a frozen tower passes gradients on to it. Where no rank uses it there are none, as with
+        DDP.
         """
         batch = given["image"]
-        if not isinstance(batch, ExpertBatch):
-            return
-        is_used = batch.is_priming or len(batch.lam) > 0
-        if any(counts_of_ranks(int(is_used))) and not is_used:
-            idle = sum(weight.sum() for weight in processor.parameters())
-            out["image_features"] = out["image_features"] + 0 * idle
+        if isinstance(batch, ExpertBatch):
+            is_used = batch.is_priming or len(batch.lam) > 0
+            if any(counts_of_ranks(int(is_used))) and not is_used:
+                idle = sum(weight.sum() for weight in processor.parameters())
+                given["image"] = dataclasses.replace(batch, image=batch.image + 0 * idle)
+        return args, given
 
-    # before FSDP's own hook, which frees the weights
-    model.register_forward_hook(take_part, with_kwargs=True, prepend=True)
+    model.register_forward_pre_hook(take_part, with_kwargs=True)  # FSDP's own hook comes first
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
