@@ -21,7 +21,7 @@ from openclip_eclip.register import is_contrastive
 
 from .fast import optimiser_options
 from .layer_decay import with_layer_decay
-from .sharded import check_sharding, prepare_sharded
+from .sharded import check_sharding, complete_optimiser, prepare_sharded
 from .shared_patches import CpuDistributedDataParallel, SharedPatches, applied, has_idle_parameters
 
 # tested signatures of the patched names; another signature means another open_clip
@@ -132,6 +132,12 @@ class Patches(SharedPatches):
         # this loop would delete the last epoch, which it has just saved
         if not args.save_frequency:
             args.delete_previous_checkpoint = False
+
+    def pt_load(self, file_path: str, map_location: Any = None) -> Any:
+        checkpoint = super().pt_load(file_path, map_location)
+        if self.session.args.fsdp and "optimizer" in checkpoint:
+            complete_optimiser(checkpoint)
+        return checkpoint
 
     def create_task(self, args: argparse.Namespace, model: torch.nn.Module, **rest: Any) -> Any:
         if self.session.method.is_plain:

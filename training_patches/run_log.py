@@ -129,10 +129,9 @@ class RunLog:
 
         The figure is a PNG in the run folder, and in tensorboard.
         """
-        processor = getattr(model, "heatmap_processor", None)
-        # of all ranks, where they share the weights
-        weights = {} if processor is None else processor.state_dict()
-        weights = {name: whole(value) for name, value in weights.items()}
+        processor: Any = getattr(model, "heatmap_processor", None)
+        stored = {} if processor is None else processor.state_dict()
+        weights = {name: whole(value) for name, value in stored.items()}  # on all ranks
         if self.examples is None or not is_master(self.args) or not self.args.save_logs:
             return
         dtype = get_input_dtype(self.args.precision)

@@ -280,7 +280,9 @@ def _check_release(path: Path, old: str, new: str) -> None:
 
 def _check_same_trained(path: Path, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
     changed = [
-        name for name in OPTIMISED if name in settings and settings[name] != getattr(args, name, None)
+        name
+        for name in OPTIMISED
+        if name in settings and settings[name] != getattr(args, name, None)
     ]
     if changed:
         name = changed[0]

@@ -11,8 +11,8 @@ import dataclasses
 import warnings
 from typing import Any
 
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
+import torch
+from torch import Tensor, nn
 
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import UserError
@@ -41,6 +41,11 @@ def check_sharding(args: argparse.Namespace, world_size: int) -> None:
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} with --fsdp: {reason}; drop one of them.")
+    if args.precision in ("bf16", "fp16"):
+        raise UserError(
+            f"--precision {args.precision} with --fsdp: it leaves norms in fp32, and FSDP2 shares out"
+            f" weights of one type; give amp_bf16 or pure_{args.precision}."
+        )
     if args.keep_best == "grounding":
         raise UserError(
             "--keep-best grounding with --fsdp: the first rank alone measures it, and no rank has"
@@ -50,12 +55,10 @@ def check_sharding(args: argparse.Namespace, world_size: int) -> None:
 
 def prepare_sharded(model: Any) -> None:
     """Make the passes of an expert `model`, wrapped by FSDP2, the same on all ranks."""
-    image_tower = set(model.visual.modules())
-    for part in model.modules():
-        # Outside the blocks, weights are read in all of a pass. The texts of sentences and of
-        # oversampled images pass a second time, on ranks that have some: nothing may be gathered.
-        if isinstance(part, FSDPModule) and part not in image_tower:
-            part.set_reshard_after_forward(False, recurse=False)
+    # outside the blocks, weights are read in all of a pass
+    model.set_reshard_after_forward(False, recurse=False)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    _pass_alike(model)
     processor = getattr(model, "heatmap_processor", None)
     if processor is None or not any(weight.requires_grad for weight in processor.parameters()):
         return
@@ -76,4 +79,35 @@ def prepare_sharded(model: Any) -> None:
         return args, given
 
     model.register_forward_pre_hook(take_part, with_kwargs=True)  # FSDP's own hook comes first
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+
+
+def _pass_alike(model: Any) -> None:
+    """Let every rank encode further texts as often as the rank that does it most often.
+
+    Only some ranks of a step have texts of sentences, or of oversampled images.
+    """
+    own = model.further_texts
+
+    def further_texts(batch: ExpertBatch) -> dict[str, Tensor]:
+        texts = own(batch)
+        for number in range(len(texts), max(counts_of_ranks(len(texts)))):
+            shape = (1, model.context_length)
+            texts[f"unread {number}"] = batch.sample_id.new_zeros(shape)
+        return texts
+
+    model.further_texts = further_texts
+
+
+def complete_optimiser(checkpoint: dict[str, Any]) -> None:
+    """Add zeros, with which an optimiser begins, for weights that no step has trained yet.
+
+    Only FSDP2 asks for them. They are those of a processor before its first heatmap.
+    """
+    weights, optimiser = checkpoint["state_dict"], checkpoint["optimizer"]
+    like: dict[str, Tensor] = next(iter(optimiser["state"].values()), {})
+    for name in (name for group in optimiser["param_groups"] for name in group["params"]):
+        if name not in optimiser["state"]:
+            optimiser["state"][name] = {
+                key: torch.zeros_like(weights[name] if value.ndim else value)
+                for key, value in like.items()
+            }
