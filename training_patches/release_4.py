@@ -42,6 +42,7 @@ COMPILED = ("torchcompile_strategy", "model")
 # flags of this release that do not work with our reading and our losses, and what to do instead
 UNSUPPORTED = {
     "fsdp_checkpoint": "checkpoints are whole files; drop it",
+    "fsdp_offload_cpu": "it needs a GPU, and was never run with heatmaps; drop it",
     "use_naflex": "heatmaps need images of one size; drop it",
     "force_naflex_vision": "heatmaps need images of one size; drop it",
     "length_bucketing": "samples come in the order of their shards; drop it",

@@ -18,32 +18,29 @@ from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import UserError
 from openclip_eclip.rank_counts import counts_of_ranks
 
-# flags that do not work with --fsdp, and why
-CONFLICTS = {
-    "cache_tokens": "a rank that finds its results would not compute with the others",
-    "fsdp_offload_cpu": "it needs a GPU, and was never run",
-}
-
 
 def check_sharding(args: argparse.Namespace, world_size: int) -> None:
-    """UserError for flags of open_clip that begin with --fsdp where they cannot work."""
+    """UserError where --fsdp cannot work, or a flag that needs it has no effect."""
     if not args.fsdp:
-        if args.fsdp_offload_cpu or args.fsdp_no_reshard_after_forward:
-            name = "offload-cpu" if args.fsdp_offload_cpu else "no-reshard-after-forward"
-            raise UserError(f"--fsdp-{name} without --fsdp has no effect: drop it.")
+        if args.fsdp_no_reshard_after_forward:
+            raise UserError(
+                "--fsdp-no-reshard-after-forward without --fsdp has no effect: give both, or drop"
+                " it."
+            )
         return
     if world_size == 1:
         raise UserError(
             "--fsdp with one process: there is nothing to share the weights out to; start several"
             " with torchrun, or drop it."
         )
-    for name, reason in CONFLICTS.items():
-        if getattr(args, name):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} with --fsdp: {reason}; drop one of them.")
+    if args.cache_tokens:
+        raise UserError(
+            "--cache-tokens with --fsdp: a rank that finds its results would not compute with the"
+            " others, which wait for it; drop one of them."
+        )
     if args.precision in ("bf16", "fp16"):
         raise UserError(
-            f"--precision {args.precision} with --fsdp: it leaves norms in fp32, and FSDP2 shares out"
+            f"--precision {args.precision} with --fsdp: norms stay in fp32, and FSDP2 shares out"
             f" weights of one type; give amp_bf16 or pure_{args.precision}."
         )
     if args.keep_best == "grounding":
