@@ -67,7 +67,7 @@ def prepare_sharded(model: Any) -> None:
         and a frozen tower passes gradients on to it. Where no rank uses it there are none, as with
         DDP.
         """
-        batch = given["image"]
+        batch = given.get("image")
         if isinstance(batch, ExpertBatch):
             is_used = batch.is_priming or len(batch.lam) > 0
             if any(counts_of_ranks(int(is_used))) and not is_used:
