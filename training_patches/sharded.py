@@ -52,8 +52,10 @@ def check_sharding(args: argparse.Namespace, world_size: int) -> None:
 
 def prepare_sharded(model: Any) -> None:
     """Make the passes of an expert `model`, wrapped by FSDP2, the same on all ranks."""
-    # outside the blocks, weights are read in all of a pass
-    model.set_reshard_after_forward(False, recurse=False)
+    # weights outside the blocks are read in all of a pass; an older torch always keeps them
+    if hasattr(model, "set_reshard_after_forward"):
+        model.set_reshard_after_forward(False, recurse=False)
+    # no result is changed in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     _pass_alike(model)
     processor = getattr(model, "heatmap_processor", None)
