@@ -256,12 +256,18 @@ def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.replace(BASE + ".", "."): value for key, value in merged.items()}
 
 
+def whole(value: Tensor) -> Tensor:
+    """A tensor that FSDP2 has shared out among the ranks, gathered by all of them; else itself."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:
     """Names of tensors with a NaN or an infinity; `buffers` may hold infinities, as a mask does."""
 
     def wrong(name: str, value: Tensor) -> bool:
         if not value.is_floating_point():
             return False
+        value = whole(value)
         return bool(value.isnan().any() if name in buffers else not value.isfinite().all())
 
     return [name for name, value in state.items() if wrong(name, value)]

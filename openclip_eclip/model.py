@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
@@ -164,14 +164,20 @@ class EClip(nn.Module):
             # now: objectives may encode other texts with the same tower
             local["text_key"] = self.frozen_text.last(text_features)
         if stages:
-            detached = {}
-            for objective in self.objectives:
-                for name, further in objective.further_texts(self, batch).items():
-                    detached[name] = encode_detached(self, further)
+            further = self.further_texts(batch)
+            detached = {name: encode_detached(self, each) for name, each in further.items()}
             ends = list(itertools.accumulate(sizes.values()))
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
             local |= self._read(EncodedPass(tokens, rows, text_features, detached), batch)
         return image_features, text_features, local
+
+    @torch.compiler.disable
+    def further_texts(self, batch: ExpertBatch) -> dict[str, Tensor]:
+        """Texts (T, L) of which the objectives read the features, without a gradient."""
+        further: dict[str, Tensor] = {}
+        for objective in self.objectives:
+            further |= objective.further_texts(cast(HostModel, self), batch)
+        return further
 
     @torch.compiler.disable
     def _read(self, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import open_clip
 import open_clip_train.file_utils as host_files
 import torch
 from open_clip.task import CLIPTask, save_checkpoint
+from open_clip_train.distributed import world_info_from_env
 
 from openclip_eclip.checkpoint_files import read_checkpoint
 from openclip_eclip.config import UserError, flag_of
@@ -20,6 +21,7 @@ from openclip_eclip.register import is_contrastive
 
 from .fast import optimiser_options
 from .layer_decay import with_layer_decay
+from .sharded import check_sharding, complete_optimiser, prepare_sharded
 from .shared_patches import CpuDistributedDataParallel, SharedPatches, applied, has_idle_parameters
 
 # tested signatures of the patched names; another signature means another open_clip
@@ -39,8 +41,8 @@ SIGNATURES = {
 COMPILED = ("torchcompile_strategy", "model")
 # flags of this release that do not work with our reading and our losses, and what to do instead
 UNSUPPORTED = {
-    "fsdp": "it was never run with heatmaps; train with DDP, which is the default",
     "fsdp_checkpoint": "checkpoints are whole files; drop it",
+    "fsdp_offload_cpu": "it needs a GPU, and was never run with heatmaps; drop it",
     "use_naflex": "heatmaps need images of one size; drop it",
     "force_naflex_vision": "heatmaps need images of one size; drop it",
     "length_bucketing": "samples come in the order of their shards; drop it",
@@ -71,6 +73,11 @@ class ExpertTask(CLIPTask):
     def ddp_extra_kwargs(self) -> dict:
         is_needed = has_idle_parameters(self.get_trainable_module())
         return {"find_unused_parameters": True} if is_needed else {}
+
+    def prepare_fsdp(self, *args: Any, **kwargs: Any) -> ExpertTask:
+        super().prepare_fsdp(*args, **kwargs)
+        prepare_sharded(self.get_trainable_module())
+        return self
 
 
 class DictBatches:
@@ -119,12 +126,19 @@ class Patches(SharedPatches):
                 raise UserError(
                     f"{flag_of(name)} does not work with openclip_eclip.train: {advice}."
                 )
+        check_sharding(args, world_info_from_env()[2])
         if args.resume and Path(args.resume).is_dir():  # this loop would take it for sharded files
             read_checkpoint(Path(args.resume))
         setattr(args, *COMPILED)
         # this loop would delete the last epoch, which it has just saved
         if not args.save_frequency:
             args.delete_previous_checkpoint = False
+
+    def pt_load(self, file_path: str, map_location: Any = None) -> Any:
+        checkpoint = super().pt_load(file_path, map_location)
+        if self.session.args.fsdp and "optimizer" in checkpoint:
+            complete_optimiser(checkpoint)
+        return checkpoint
 
     def create_task(self, args: argparse.Namespace, model: torch.nn.Module, **rest: Any) -> Any:
         if self.session.method.is_plain:

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
+from torch.func import functional_call
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.batching.waiting import Waiting, advice
+from openclip_eclip.checkpoint_files import whole
 from openclip_eclip.config import DataError
 from openclip_eclip.data.figures import processor_figure
 from openclip_eclip.data.map_tensors import to_unit
@@ -127,12 +129,16 @@ class RunLog:
 
         The figure is a PNG in the run folder, and in tensorboard.
         """
+        processor: Any = getattr(model, "heatmap_processor", None)
+        stored = {} if processor is None else processor.state_dict()
+        weights = {name: whole(value) for name, value in stored.items()}  # on all ranks
         if self.examples is None or not is_master(self.args) or not self.args.save_logs:
             return
         dtype = get_input_dtype(self.args.precision)
         image, heatmap = (x.to(self.args.device) for x in self.examples)
         with torch.no_grad():
-            expert_image = model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
+            pair = (image.to(dtype), heatmap.to(dtype))
+            expert_image = functional_call(processor, weights, pair).float()
             mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
         pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
         original, processed, blended = pictures

@@ -83,6 +83,7 @@ OPTIMISED = (
     "lora_text",
     "image_layer_decay",
     "text_layer_decay",
+    "fsdp",  # of release 4
 )
 
 
@@ -93,7 +94,7 @@ def run_settings(
 
     Plain values load with weights_only.
     """
-    flags = {name: _plain(getattr(args, name)) for name in (*NAMES, *OPTIMISED)}
+    flags = {name: _plain(getattr(args, name, None)) for name in (*NAMES, *OPTIMISED)}
     if "train" in data:
         flags["samples"] = int(data["train"].dataloader.num_samples)
     return {
@@ -239,7 +240,9 @@ def _check_weights(
     path: Path, state: Mapping[str, Tensor], model: torch.nn.Module, bare: bool
 ) -> None:
     """UserError for weights of another model; `bare` ones may lack what eCLIP adds to a CLIP."""
-    expected, added = without_prefixes(model.state_dict()), (PROCESSOR_PREFIX, REGIONS_PREFIX)
+    # with --fsdp, --torchcompile wraps each block
+    held = {key.replace("._orig_mod.", "."): value for key, value in model.state_dict().items()}
+    expected, added = without_prefixes(held), (PROCESSOR_PREFIX, REGIONS_PREFIX)
     keys = set(expected) ^ set(state)
     wrong = sorted(
         key
@@ -253,12 +256,17 @@ def _check_weights(
             "same --model, --image-head, --lora-* and --force-* flags."
         )
     for key, value in state.items():
-        if key in expected and expected[key].shape != value.shape:
+        if key in expected and _shape(expected[key]) != _shape(value):
             raise UserError(
                 f"checkpoint {path} is of another model: {key} is "
                 f"{tuple(value.shape)} in it and {tuple(expected[key].shape)} in this run; "
                 "give the same --model, --image-head, --lora-* and --force-* flags."
             )
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    """The shape; that of a single number is (), which FSDP2 holds as (1,)."""
+    return () if value.numel() == 1 else tuple(value.shape)
 
 
 def _check_release(path: Path, old: str, new: str) -> None:
@@ -272,7 +280,9 @@ def _check_release(path: Path, old: str, new: str) -> None:
 
 def _check_same_trained(path: Path, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
     changed = [
-        name for name in OPTIMISED if name in settings and settings[name] != getattr(args, name)
+        name
+        for name in OPTIMISED
+        if name in settings and settings[name] != getattr(args, name, None)
     ]
     if changed:
         name = changed[0]

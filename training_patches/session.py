@@ -249,9 +249,12 @@ class Session:
         """Write open_clip's checkpoint within its epoch, to be resumed before batch `batch`."""
         self.check_weights()
         self._collect(batch)
-        if is_master(self.args):
+        master = is_master(self.args)
+        if master or getattr(self.args, "fsdp", False):  # it gathers weights from all ranks
+            checkpoint = self.checkpoint()
+        if master:
             # a patched function, which adds `checkpoint_state`
-            torch.save(self.checkpoint(), path)
+            torch.save(checkpoint, path)
         self.position = None
 
     def checkpoint_state(self) -> dict[str, Any]:

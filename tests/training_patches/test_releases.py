@@ -54,8 +54,6 @@ def test_a_checkpoint_of_another_release_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--fsdp"], "--fsdp does not work .* train with DDP"),
-        (["--fsdp-checkpoint", "sharded"], "whole files"),
         (["--use-naflex"], "images of one size"),
         (["--text-key", "caption"], "name the members of shards as"),
         (["--json-text-key", "report"], "name the members of shards as"),
