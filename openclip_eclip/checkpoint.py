@@ -29,7 +29,7 @@ from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 from .model_errors import one_sentence
-from .model_folder import has_vocabulary
+from .model_folder import TEXT_CONFIG, has_vocabulary
 from .towers.image_head import ATTENTION_POOL, with_attention_pool
 from .towers.phantom_resnet import phantom_resnet
 
@@ -91,7 +91,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
 
     Returns the checkpoint used. The folder holds the config with preprocessing and quick_gelu, the
     weights without `heatmap_processor.*` as safetensors, a Hugging Face tokenizer if there is one,
-    and a short model card. Its embeddings are bit-for-bit those of the trained model.
+    the config.json of a text tower that came from a folder, and a short model card. Its embeddings are bit-for-bit those of the trained model.
     `model_name` is needed for a checkpoint without its run folder. UserError if something is
     missing, does not fit, or `out` is not empty.
     """
@@ -122,7 +122,8 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
     unfinished.mkdir(parents=True)
     try:
-        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        copy_text_tower(config, unfinished)
+        _write_config(config, unfinished, unfinished)
         save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
         # safetensors leaves a file that only its owner can read
         shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)
@@ -131,6 +132,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
         if run is not None and (run / MACHINE).is_file():
             (unfinished / MACHINE).write_bytes((run / MACHINE).read_bytes())
         _verify(unfinished, state, checkpoint)
+        _write_config(config, unfinished, out)
         for path in unfinished.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -162,6 +164,26 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     return checkpoint, source
 
 
+def copy_text_tower(config: Mapping[str, Any], out: Path) -> None:
+    """Copy config.json of a Hugging Face text tower that came from a folder; the hub has others."""
+    name = config["model_cfg"]["text_cfg"].get("hf_model_name")
+    if name and (Path(name) / TEXT_CONFIG).is_file():
+        shutil.copy(Path(name) / TEXT_CONFIG, out / TEXT_CONFIG)
+
+
+def _write_config(config: Mapping[str, Any], folder: Path, place: Path) -> None:
+    """Write open_clip's config into `folder`, to be read when it has become `place`.
+
+    open_clip does not look for a text tower in the folder of a model, so the config names it.
+    """
+    model, text = config["model_cfg"], config["model_cfg"]["text_cfg"]
+    if (folder / TEXT_CONFIG).is_file():
+        here = str(place.absolute())
+        text = text | {"hf_model_name": here, "hf_tokenizer_name": here}
+    whole = {**config, "model_cfg": {**model, "text_cfg": text}}
+    (folder / CONFIG).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
 def save_tokenizer(config: Mapping[str, Any], out: Path, run: Path | None) -> None:
     """Save a Hugging Face tokenizer into `out`; open_clip's own needs no file.
 
@@ -178,17 +200,26 @@ def _card(config: Mapping[str, Any], out: Path) -> str:
     tower = (
         vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
     )
+    words = text.get("hf_model_name") or "open_clip transformer"
+    moved = ""
+    if Path(words).is_dir():
+        words = f"that of {TEXT_CONFIG}"
+        moved = (
+            "Moved to another place or computer: write the new path of this folder into"
+            f" {CONFIG}, as `hf_model_name` of `text_cfg`, since open_clip reads the text tower's"
+            f" {TEXT_CONFIG} from there.\n\n"
+        )
     # timm knows this tower only with our package
     knows_tower = f"import openclip_eclip  # for {tower}\n" * (tower == phantom_resnet.__name__)
     return (
         f"# {out.name}\n\nImage tower: {tower}, input {config['preprocess_cfg']['size']} px. "
-        f"Text tower: {text.get('hf_model_name') or 'open_clip transformer'}, context length"
+        f"Text tower: {words}, context length"
         f" {text.get('context_length', 77)}.\n"
         "Trained with openclip_eclip; expert heatmaps are not needed at"
         f" inference.\n\n```python\nimport open_clip\n{knows_tower}"
         f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
         f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
-        "Training data, intended use and licence: to be filled in by whoever publishes it. Not a"
+        f"{moved}Training data, intended use and licence: to be filled in by whoever publishes it. Not a"
         " medical device.\n"
     )
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import export_plain
+from .checkpoint import CARD, export_plain
 from .config import UserError
+from .model_folder import TEXT_CONFIG
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    moved = f"; before you move it, see {CARD} in it" * (args.out / TEXT_CONFIG).is_file()
     sys.stdout.write(
-        f"{checkpoint} -> {args.out}; load it with open_clip.create_model('local-dir:{args.out}')\n"
+        f"{checkpoint} -> {args.out}; load it with open_clip.create_model('local-dir:{args.out}')"
+        f"{moved}\n"
     )
     return 0
 

@@ -15,6 +15,7 @@ from .json_text import read_json
 logger = logging.getLogger(__name__)
 
 CONFIG = "open_clip_config.json"
+TEXT_CONFIG = "config.json"  # of a Hugging Face text tower
 # files with the vocabulary of a Hugging Face tokenizer, of which one is enough to tell
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 TOKENIZER = (*VOCABULARY, "merges.txt", "*token*.json")
@@ -108,7 +109,7 @@ def check_text_tower(source: str, where: str, weights: bool) -> None:
                 " the folder with the config.json of the text tower, or its name on the hub."
             )
         return
-    missing = [] if (folder / "config.json").is_file() else ["config.json (of the text tower)"]
+    missing = [] if (folder / TEXT_CONFIG).is_file() else [f"{TEXT_CONFIG} (of the text tower)"]
     indexed = [f"{name}.index.json" for name in WEIGHTS]
     if weights and not any((folder / name).is_file() for name in (*WEIGHTS, *indexed)):
         missing.append(f"its weights ({' or '.join(WEIGHTS)})")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import torch
 from conftest import BASIC, TINY, write_table
 from safetensors.torch import save_file
 from transformers import BertConfig, BertTokenizerFast
@@ -112,9 +113,11 @@ def test_weights_of_a_text_tower_are_needed_where_the_model_has_none(
 
 
 @pytest.mark.slow
-def test_a_run_keeps_the_tokenizer_of_its_start(start: Path, tmp_path: Path) -> None:
-    """Its name in the config is not known here."""
-    words = (*BASIC, "--model", f"local-dir:{start}", "--train-data", write_table(tmp_path, 4))
+def test_a_run_keeps_the_tokenizer_of_its_start(start: Path, tower: Path, tmp_path: Path) -> None:
+    """Its name in the config is not known here. The export needs no other folder."""
+    shutil.copytree(tower, tmp_path / "tower")
+    model = change(start, tmp_path / "start", str(tmp_path / "tower"), "someone/bert")
+    words = (*BASIC, "--model", model, "--train-data", write_table(tmp_path, 4))
     flags = ("--logs", tmp_path, "--name", "run", "--batch-size", 2, "--epochs", 1)
     train.main([str(word) for word in (*words, *flags, "--method", "clip")])
     assert has_vocabulary(tmp_path / "run")
@@ -122,3 +125,15 @@ def test_a_run_keeps_the_tokenizer_of_its_start(start: Path, tmp_path: Path) -> 
     for folder in ("run", "plain"):
         tokens = load_encoder(str(tmp_path / folder)).tokenizer(["nodule number mass"])
         assert tokens[0, :5].tolist() == [2, 5, 7, 8, 3]
+    for name in ("tower", "start", "run"):
+        shutil.rmtree(tmp_path / name)
+    first = open_clip.create_model(f"local-dir:{tmp_path / 'plain'}").state_dict()
+    # as its README says, for another place
+    moved = (tmp_path / "plain").rename(tmp_path / "moved")
+    card, config = moved / "README.md", moved / "open_clip_config.json"
+    assert "write the new path of this folder into open_clip_config.json" in card.read_text()
+    settings = json.loads(config.read_text())
+    settings["model_cfg"]["text_cfg"]["hf_model_name"] = str(moved)
+    config.write_text(json.dumps(settings))
+    second = open_clip.create_model(f"local-dir:{moved}").state_dict()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
