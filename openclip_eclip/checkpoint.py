@@ -91,7 +91,8 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
 
     Returns the checkpoint used. The folder holds the config with preprocessing and quick_gelu, the
     weights without `heatmap_processor.*` as safetensors, a Hugging Face tokenizer if there is one,
-    the config.json of a text tower that came from a folder, and a short model card. Its embeddings are bit-for-bit those of the trained model.
+    config.json of a text tower that came from a folder, and a short model card. Its embeddings are
+    bit-for-bit those of the trained model.
     `model_name` is needed for a checkpoint without its run folder. UserError if something is
     missing, does not fit, or `out` is not empty.
     """
@@ -219,8 +220,8 @@ def _card(config: Mapping[str, Any], out: Path) -> str:
         f" inference.\n\n```python\nimport open_clip\n{knows_tower}"
         f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
         f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
-        f"{moved}Training data, intended use and licence: to be filled in by whoever publishes it. Not a"
-        " medical device.\n"
+        f"{moved}Training data, intended use and licence: to be filled in by whoever publishes it."
+        " Not a medical device.\n"
     )
 
 
