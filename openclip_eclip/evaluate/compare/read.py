@@ -38,6 +38,14 @@ class Method:
             for record in self.records
         ]
 
+    @property
+    def maps(self) -> str:
+        """The attention methods whose maps were measured, of results of grounding; else ""."""
+        settings = [
+            record["settings"] for record in self.records if record.get("task") == "grounding"
+        ]
+        return ", ".join(dict.fromkeys(one["methods"][0] for one in settings))
+
 
 def read_methods(words: Sequence[str]) -> list[Method]:
     """Methods from words of the form `NAME=FOLDER[,FOLDER...]` or `FOLDER`.

@@ -175,6 +175,10 @@ def _values(comparison: Comparison, difference: float) -> dict[str, Any]:
 
 def _notes(comparison: Comparison, draws: int) -> list[str]:
     notes, reference = [], comparison.methods[0].name
+    maps = {method.name: method.maps for method in comparison.methods}
+    if any(maps.values()):
+        of_each = "; ".join(f"{name}: {shown}" for name, shown in maps.items())
+        notes.append(f"Attention maps, the first of `grounding --methods`: {of_each}.")
     single = [method.name for method in comparison.methods if len(method.runs) == 1]
     if single:
         notes.append(

@@ -17,8 +17,8 @@ METHODS = tuple(name for name in methods.METHODS if name not in FLOORS)
 
 
 def default_methods(encoder: Encoder) -> tuple[str, ...]:
-    """The methods without a gradient that every tower offers, and its learned pool."""
-    return ("similarity", "pool") if has_pool(encoder.model.visual) else ("similarity",)
+    """Its learned pool, which alignment trains, and what every tower offers without a gradient."""
+    return ("pool", "similarity") if has_pool(encoder.model.visual) else ("similarity",)
 
 
 class PhraseAttention:

@@ -82,8 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METHODS,
         metavar="METHOD",
         help=(
-            f"attention methods, from {', '.join(METHODS)} (default: similarity, and pool if the"
-            f" tower has one); {', '.join(FLOORS)} and two priors of the data are always measured"
+            f"attention methods, from {', '.join(METHODS)} (default: pool if the tower has"
+            f" one, and similarity); `compare` reads the first. {', '.join(FLOORS)} and two priors"
+            " of the data are always measured"
         ),
     )
     parser.add_argument(

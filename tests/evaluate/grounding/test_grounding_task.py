@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from open_clip import CoCa
+from conftest import TINY
+from open_clip import CLIP, CoCa
 from torch import Tensor
 from toy_grounding import ToyEncoder, draw_squares, measured, toy_encoder
 
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.grounding import task
+from openclip_eclip.evaluate.grounding.attention import default_methods
 from openclip_eclip.prepare.__main__ import main as prepare
 
 
@@ -64,6 +66,21 @@ def test_known_attention_points_always_or_never(
     assert main(["compare", *both, "--out", str(tmp_path / "c")]) == 0
     compared = json.loads((tmp_path / "c" / "result.json").read_text())
     assert compared["values"]["images"] == 6  # the two phrases of an image are drawn together
+    told = "first of `grounding --methods`: right: similarity; wrong: similarity."
+    assert told in (tmp_path / "c" / "report.html").read_text().replace("<code>", "`").replace(
+        "</code>", "`"
+    )
+
+
+def test_the_map_that_alignment_trains_comes_first() -> None:
+    """`compare` reads the first one."""
+    for pool, expected in (
+        ({"attentional_pool": True, "attn_pooler_queries": 1}, ("pool", "similarity")),
+        ({}, ("similarity",)),
+    ):
+        config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], **pool}}
+        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+        assert default_methods(SimpleNamespace(model=model)) == expected
 
 
 def test_patients_limit_and_bad_input(
