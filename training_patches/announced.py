@@ -71,10 +71,15 @@ class Announced:
                 "skipped as bad, the log names them."
             )
         if seen < len(self.names):
+            left_out = max(0, (self.total or 0) - shown)
             logger.info(
                 "eclip: the first epoch had %d of %d annotated samples; the others were not "
-                "among its %d samples",
+                "among its %d samples%s",
                 seen,
                 len(self.names),
                 shown,
+                f". Each epoch leaves out {left_out} others of {self.total}, which do not fill a"
+                " batch; with a smaller --batch-size they are fewer"
+                if left_out
+                else "",
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import re
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from conftest import Launcher, write_table
 
 from openclip_eclip.params import eclip_parser, method_names
 from openclip_eclip.recipes import KEPT_FOLDER, PATIENCE, fill_recipe
+from training_patches.announced import Announced
 
 FILLED = ("freeze_image", "freeze_text", "cache_tokens", "cache_crops", "keep_best", "patience")
 
@@ -86,3 +89,17 @@ def test_a_run_with_the_recipe(launcher: Launcher, loss: list[str]) -> None:
     changed = {key for key, value in trained.items() if not torch.equal(value, start[key])}
     norm = {"visual.ln_post.weight", "visual.ln_post.bias"}  # behind the frozen blocks
     assert changed == {"visual.proj", "logit_scale", *norm, *["logit_bias"] * len(loss)}
+
+
+@pytest.mark.parametrize(("total", "told"), [(187, "59 others of 187"), (None, "")])
+def test_samples_that_fill_no_batch_are_counted(
+    total: int | None, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced = Announced(dict.fromkeys(range(52), "row"), total, "train.csv")
+    announced.seen, announced.shown = set(range(38)), 128
+    with caplog.at_level(logging.INFO):
+        announced.end_pass(argparse.Namespace(world_size=1))
+    (record,) = caplog.records
+    assert "had 38 of 52 annotated samples" in record.getMessage()
+    assert ("with a smaller --batch-size" in record.getMessage()) == bool(told)
+    assert told in record.getMessage()
