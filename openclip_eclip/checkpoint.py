@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint_files import (
+    BEST,
     describe_progress,
     newest_complete,
     read_checkpoint,
@@ -150,10 +151,18 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
         raise UserError(
             f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it."
         )
-    checkpoint = newest_complete(folder)
+    checkpoint, best = newest_complete(folder), folder / BEST
     if checkpoint is None:
+        instead = f"; {BEST}, of --keep-best, is there: give {best}" if best.is_file() else ""
         raise UserError(
-            f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt)."
+            f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt)"
+            f"{instead}."
+        )
+    if best.is_file():
+        logger.warning(
+            "eclip: %s is taken, the newest checkpoint; for the best on validation give %s",
+            checkpoint,
+            best,
         )
     if describe_progress(checkpoint):
         logger.warning(
