@@ -29,7 +29,7 @@ from .checkpoint_files import (
 from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
-from .model_errors import one_sentence
+from .model_errors import check_model_name, one_sentence
 from .model_folder import has_vocabulary
 from .towers.image_head import ATTENTION_POOL, with_attention_pool
 from .towers.phantom_resnet import phantom_resnet
@@ -104,6 +104,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     if run is not None and (run / CONFIG).is_file():
         config = read_config(run / CONFIG)
     elif model_name:
+        check_model_name(model_name, open_clip.list_models())
         with one_sentence(model_name, None):
             model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
         config = plain_config(model_name, {}, model.visual.preprocess_cfg)

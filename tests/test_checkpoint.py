@@ -483,7 +483,7 @@ def test_siglip_with_weights_of_a_clip_is_said(
         (["--pretrained", "no-such-tag"], "neither a file nor a tag"),
         (["--pretrained", "gone.pt"], "neither a file nor a tag"),
         (["--model", "ViT-B-61"], "did you mean ViT-B-16"),
-        (["--model", "eclip-vit-smal"], "not known to open_clip"),
+        (["--model", "eclip-vit-smal"], "nor known to open_clip"),
         (["--model", "hf-hub:nobody/nothing"], "could not be"),
     ],
 )
@@ -526,7 +526,7 @@ def test_export_is_complete_or_absent(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert "does not belong to this checkpoint" in capsys.readouterr().err
     assert export_main([str(tmp_path / "x.pt"), str(tmp_path / "typo"), "--model", "tinny"]) == 2
-    assert "not known to open_clip" in capsys.readouterr().err
+    assert "known to open_clip; did you mean tiny" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"x.pt", "nan.pt", "out"}
     with pytest.raises(UserError, match="NaN or infinite"):
         load_weights(tmp_path / "nan.pt")
