@@ -59,7 +59,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
         (["--model", __file__], "is a file; expected the name"),
         (
             ["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"],
-            "holds none: expected open_clip_model.safetensors .* beside open_clip_config.json: copy",
+            "holds none: expected open_clip_model.safetensors .* beside open_clip_config",
         ),
         (["--recipe", "clip", "--expert-data", "x.csv"], "uses no annotation"),
         (["--eclip-alpha", "0"], "alpha=0.0; expected a positive"),
