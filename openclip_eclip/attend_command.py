@@ -91,7 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help="how attention is read (default: pool if the tower has one, else similarity)",
+        help=(
+            "how attention is read (default: pool if the tower has one, rollout for a plain ViT"
+            " without a pool, else similarity)"
+        ),
     )
     parser.add_argument(
         "--heatmap-column",

@@ -57,6 +57,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
         (["--model", str(WEIGHTLESS)], f"is a folder: give --model local-dir:{WEIGHTLESS}.$"),
         (["--model", str(WEIGHTLESS.parent)], "without open_clip_config.json"),
         (["--model", __file__], "is a file; expected the name"),
+        (["--logs", __file__], f"--runs-dir, run {__file__}/run: {__file__} is a file; give"),
         (
             ["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"],
             "holds none: expected open_clip_model.safetensors .* beside open_clip_config",
