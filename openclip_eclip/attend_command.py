@@ -33,6 +33,7 @@ from .data.sample import read_heatmap
 from .evaluate.inputs.encoder import RANDOM, Encoder, load_encoder, tokenize
 from .evaluate.options import add_compute_arguments
 from .files import write_whole
+from .json_text import counted
 from .prepare.writer import write_table
 from .subcommands import exit_code
 from .towers.image_size import at_size
@@ -198,7 +199,7 @@ def run(args: argparse.Namespace) -> str:
     write_coco(args.out / "regions.json", regions, note)
     write_table(args.out / "attend.csv", rows)
     return (
-        f"{len(samples)} images, {len(rows)} maps in {args.out}: gallery.html"
+        f"{counted(len(samples), 'image')}, {counted(len(rows), 'map')} in {args.out}: gallery.html"
         f" ({size_of_page / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
     )
 

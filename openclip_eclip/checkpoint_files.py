@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .json_text import read_json
+from .json_text import counted, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,10 @@ def _progress_inside(path: Path) -> tuple[int, int]:
 def describe_progress(path: Path) -> str:
     """Progress of a checkpoint within an epoch, by its name; '' for one at the end of an epoch."""
     epochs, batches = progress_in_name(path) or (0, 0)
-    return f"{epochs} complete epochs and {batches} batches of the next" if batches else ""
+    if not batches:
+        return ""
+    done, begun = counted(epochs, "complete epoch"), counted(batches, "batch", "batches")
+    return f"{done} and {begun} of the next"
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False) -> Any:

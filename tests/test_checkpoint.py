@@ -142,7 +142,7 @@ def test_newest_checkpoint_of_a_run_is_read_in_every_form(
         )[0].name
         == "epoch_1_batch_00000003.pt"
     )
-    assert "1 complete epochs and 3 batches of the next" in caplog.text
+    assert "1 complete epoch and 3 batches of the next" in caplog.text
     with pytest.raises(UserError, match="no complete checkpoint"):
         (tmp_path / "b" / "checkpoints").mkdir(parents=True)
         find_checkpoint(tmp_path / "b")
