@@ -242,6 +242,6 @@ def _refuse_leaks(data: ProbeSet) -> None:
             if both and (kind == "image" or data.by_patient):
                 shared = counted(len(both), f"{kind} is", f"{kind}s are")
                 raise UserError(
-                    f"{shared} both in {part} and in {other}, such as {', '.join(both[:3])}; expected each in one part only. Remove them from one"
-                    " of the parts."
+                    f"{shared} both in {part} and in {other}, such as {', '.join(both[:3])};"
+                    " expected each in one part only. Remove them from one of the parts."
                 )
