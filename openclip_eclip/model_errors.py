@@ -13,6 +13,7 @@ from .model_folder import CONFIG, EXPORT_RUN
 from .towers.image_head import FLAG, POOLS
 
 LOCAL = "local-dir:"
+LISTED = "import open_clip; print(open_clip.list_models())"
 
 
 def check_model_name(model: str, known: Collection[str]) -> None:
@@ -43,13 +44,18 @@ def check_model_name(model: str, known: Collection[str]) -> None:
             f" {LOCAL}FOLDER"
         )
     else:
-        what = "no folder" if is_local else "neither a folder, nor a file, nor known to open_clip"
-        reason = f"is {what}{_near(name, folder, known)}"
-    raise UserError(f"--model {model} {reason}{'' if reason.endswith('?') else '.'}")
+        if is_local:
+            near = _near(name, folder, ()) or f"expected one with {CONFIG}."
+            raise UserError(f"--model {model}: no such folder; {near}")
+        near = _near(name, folder, known) or f"`python -c '{LISTED}'` lists what it knows."
+        raise UserError(
+            f"--model {model} is neither a folder, nor a file, nor known to open_clip; {near}"
+        )
+    raise UserError(f"--model {model} {reason}.")
 
 
 def _near(name: str, folder: Path, known: Iterable[str]) -> str:
-    """The models similar to `name`, of open_clip and beside `folder`, as the end of a sentence."""
+    """The models similar to `name`, of open_clip and beside `folder`, as a clause; or ""."""
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
     names = get_close_matches(folder.name, [other.name for other in beside], n=4, cutoff=0.6)
     others = (folder.with_name(one) for one in names)
@@ -59,9 +65,7 @@ def _near(name: str, folder: Path, known: Iterable[str]) -> str:
         if (other / CONFIG).is_file()
     ]
     matches += get_close_matches(name, list(known), n=4, cutoff=0.6)
-    if matches:
-        return f"; did you mean {' or '.join(matches[:4])}?"
-    return "; `python -c 'import open_clip; print(open_clip.list_models())'` lists its models"
+    return f"did you mean {' or '.join(matches[:4])}?" if matches else ""
 
 
 @contextmanager
@@ -104,8 +108,6 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
             f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` "
             "lists its tags."
         )
-    if "not found in built-ins" in text:
-        return f"--model {model} is not known to open_clip."
     if "Failed to download" in text or "Failed initial config/weights load" in text:
         return (
             f"{source} could not be downloaded ({_last_clause(text)}); on a machine with "

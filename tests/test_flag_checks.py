@@ -53,7 +53,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
         (["--recipe", "eclip-p"], "begins with random weights, .*needs trained .* --pretrained"),
         (["--recipe", "small-data"], "begins with random weights, .* --pretrained"),
         (["--recipe", "small-data", "--model", "tinny"], "known to open_clip; did you mean tiny"),
-        (["--model", "local-dir:nowhere"], "is no folder"),
+        (["--model", "local-dir:nowhere"], "local-dir:nowhere: no such folder; "),
         (["--model", str(WEIGHTLESS)], f"is a folder: give --model local-dir:{WEIGHTLESS}.$"),
         (["--model", str(WEIGHTLESS.parent)], "without open_clip_config.json"),
         (["--model", __file__], "is a file; expected the name"),
