@@ -27,10 +27,6 @@ COMMON: tuple[tuple[str, str], ...] = (
         " `--csv-caption-key` and `--csv-heatmap-key`.",
     ),
     (
-        "the separator of the header seems to be ",
-        "The columns are separated by semicolons or bars, as some spreadsheet programs save them.",
-    ),
-    (
         "fields, the header has",
         "A row has too many or too few cells, mostly because a report contains a comma or a line"
         " break without quotation marks. Write the table with a CSV library.",
@@ -97,10 +93,6 @@ COMMON: tuple[tuple[str, str], ...] = (
         "nor known to open_clip",
         "The model name is misspelt, or its config is in no folder that open_clip reads. See"
         " [Models](models.md). A folder is given as `--model local-dir:FOLDER`.",
-    ),
-    (
-        ", not a checkpoint; ",
-        "The path names a file beside the weights, such as `epoch_best.json`. Give the `.pt` file.",
     ),
     (
         "is of another model",
