@@ -33,6 +33,7 @@ from .data.sample import read_heatmap
 from .evaluate.inputs.encoder import RANDOM, Encoder, load_encoder, tokenize
 from .evaluate.options import add_compute_arguments
 from .files import write_whole
+from .json_text import counted
 from .prepare.writer import write_table
 from .subcommands import exit_code
 from .towers.image_size import at_size
@@ -91,7 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help="how attention is read (default: pool if the tower has one, else similarity)",
+        help=(
+            "how attention is read (default: pool if the tower has one, rollout for a plain ViT"
+            " without a pool, else similarity)"
+        ),
     )
     parser.add_argument(
         "--heatmap-column",
@@ -195,7 +199,7 @@ def run(args: argparse.Namespace) -> str:
     write_coco(args.out / "regions.json", regions, note)
     write_table(args.out / "attend.csv", rows)
     return (
-        f"{len(samples)} images, {len(rows)} maps in {args.out}: gallery.html"
+        f"{counted(len(samples), 'image')}, {counted(len(rows), 'map')} in {args.out}: gallery.html"
         f" ({size_of_page / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
     )
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint_files import (
+    BEST,
     describe_progress,
     newest_complete,
     read_checkpoint,
@@ -28,7 +29,7 @@ from .checkpoint_files import (
 from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
-from .model_errors import one_sentence
+from .model_errors import check_model_name, one_sentence
 from .model_folder import TEXT_CONFIG, has_vocabulary
 from .towers.image_head import ATTENTION_POOL, with_attention_pool
 from .towers.phantom_resnet import phantom_resnet
@@ -104,6 +105,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     if run is not None and (run / CONFIG).is_file():
         config = read_config(run / CONFIG)
     elif model_name:
+        check_model_name(model_name, open_clip.list_models())
         with one_sentence(model_name, None):
             model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
         config = plain_config(model_name, {}, model.visual.preprocess_cfg)
@@ -153,10 +155,18 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
         raise UserError(
             f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it."
         )
-    checkpoint = newest_complete(folder)
+    checkpoint, best = newest_complete(folder), folder / BEST
     if checkpoint is None:
+        instead = f"; {BEST}, of --keep-best, is there: give {best}" if best.is_file() else ""
         raise UserError(
-            f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt)."
+            f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt)"
+            f"{instead}."
+        )
+    if best.is_file():
+        logger.warning(
+            "eclip: %s is taken, the newest checkpoint; for the best on validation give %s",
+            checkpoint,
+            best,
         )
     if describe_progress(checkpoint):
         logger.warning(

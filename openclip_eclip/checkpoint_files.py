@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .json_text import read_json
+from .json_text import counted, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,17 @@ NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
 LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")  # ends of the keys of peft's layers
 BASE = ".base_layer"  # and what they put before those of a frozen layer
+# beginnings of files that are often named in place of a checkpoint
+OTHER_KINDS = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "a NumPy array",
+}
+WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
+LFS = (b"version https://git-lfs",)
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")  # of weights
 STATES = ("state_dict", "model_state_dict", "model")  # keys of the weights in training programs
 # errors that libraries were seen to raise on a damaged or foreign file
 UNREADABLE = (
@@ -119,7 +131,10 @@ def _progress_inside(path: Path) -> tuple[int, int]:
 def describe_progress(path: Path) -> str:
     """Progress of a checkpoint within an epoch, by its name; '' for one at the end of an epoch."""
     epochs, batches = progress_in_name(path) or (0, 0)
-    return f"{epochs} complete epochs and {batches} batches of the next" if batches else ""
+    if not batches:
+        return ""
+    done, begun = counted(epochs, "complete epoch"), counted(batches, "batch", "batches")
+    return f"{done} and {begun} of the next"
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False) -> Any:
@@ -139,6 +154,8 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False
         return _read_safetensors(path)
     with open(path, "rb") as file:
         start = file.read(64)
+    if kind := _other_kind(path, start):
+        raise UserError(f"{path} is {kind}, not a checkpoint; {_beside(path)}.")
     wrong = None if checked or (start and not start.startswith(b"PK")) else damage(path)
     if wrong:
         raise UserError(
@@ -175,6 +192,36 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
+def _other_kind(path: Path, start: bytes) -> str | None:
+    """What a file is by its first bytes, if that is no checkpoint and has a name."""
+    kind = next((kind for mark, kind in OTHER_KINDS.items() if start.startswith(mark)), None)
+    if kind or not start or start.lstrip().lower().startswith(WEB_PAGE + LFS):
+        return kind
+    if start.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_foreign = not any(name.endswith("data.pkl") for name in archive.namelist())
+        except UNREADABLE:  # damaged
+            return None
+        return "a zip archive of another program" if is_foreign else None
+    try:
+        text = getincrementaldecoder("utf-8-sig")().decode(start)  # may end within a character
+    except UnicodeDecodeError:
+        return None
+    if any(letter < " " and letter not in "\t\n\r" for letter in text):
+        return None
+    return "a JSON file" if text.lstrip().startswith(("{", "[")) else "a text file"
+
+
+def _beside(path: Path) -> str:
+    """What to give instead of a file that is no checkpoint, as the end of a sentence."""
+    others = (path.with_suffix(suffix) for suffix in SUFFIXES)
+    other = next((other for other in others if other != path and other.is_file()), None)
+    if other is not None:
+        return f"{other.name} lies beside it: give {other}"
+    return f"expected a file of weights ({', '.join(SUFFIXES)}), such as RUN/checkpoints/epoch_1.pt"
+
+
 def _why_unreadable(start: bytes, error: BaseException) -> str:
     blocked = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
     if blocked:
@@ -183,9 +230,9 @@ def _why_unreadable(start: bytes, error: BaseException) -> str:
             "could run code; where you trust the "
             "file, save its state dict alone with torch.save."
         )
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+    if start.lstrip().lower().startswith(WEB_PAGE):
         return "is a web page, not a checkpoint: the download failed; fetch it again."
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS):
         return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
     return (
         f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save "

@@ -31,6 +31,7 @@ from .data.tables.csv_source import (
     read_column_names,
     read_csv_table,
 )
+from .json_text import counted
 from .subcommands import exit_code
 
 LABEL = "expert"  # of the region of a whole image's heatmap
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> str:
     if not counts["regions"]:
         args.out.unlink()
         raise UserError(f"{args.data}: no sample has a heatmap or sentence windows; expected some.")
-    return f"{args.out}: {counts['regions']} regions on {counts['images']} images ({args.to})"
+    regions, images = counted(counts["regions"], "region"), counted(counts["images"], "image")
+    return f"{args.out}: {regions} on {images} ({args.to})"
 
 
 def _of_table(table: CsvTable, options: ReadOptions) -> Iterator[Annotated]:

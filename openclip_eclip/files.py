@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .config import UserError
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, which is read in blocks."""
@@ -40,6 +42,23 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file completely or not at all."""
     with whole_file(path) as stream:
         stream.write(data)
+
+
+def in_the_way(path: Path) -> Path | None:
+    """The file that is where `path`, or a folder above it, was to be a folder."""
+    return next((one for one in (path, *path.parents) if one.is_file()), None)
+
+
+def make_folder(folder: Path, flag: str) -> None:
+    """Make a folder, with those above it. UserError, naming `flag`: it cannot be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = in_the_way(folder)
+        reason = f"{file} is a file" if file else error.strerror
+        raise UserError(
+            f"{flag} {folder}: {reason}; give a folder, old or new, in which it may write."
+        ) from error
 
 
 @contextmanager

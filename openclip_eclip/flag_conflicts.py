@@ -9,6 +9,7 @@ from pathlib import Path
 from .checkpoint_files import weight_files
 from .config import UserError
 from .flag_checks import check_data_flags, check_flags, check_own_numbers
+from .model_folder import how_to_get_weights
 from .objectives import OBJECTIVES
 from .params import EXPERTS, HEATMAPS, eclip_parser
 from .recipes import FINE_TUNING, KEPT_METHODS
@@ -207,14 +208,12 @@ def _check_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     brings_weights = source.startswith(("local-dir:", "hf-hub:"))
     if source.startswith("local-dir:"):
         folder = Path(source.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(
-                f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip"
-                " model folder."
-            )
         brings_weights = bool(weight_files(folder))
         if fine_tuning and not (brings_weights or args.pretrained or args.resume):
-            raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
+            raise UserError(
+                f"{what} needs trained weights, and {folder} holds none:"
+                f" {how_to_get_weights(folder)}."
+            )
     # open_clip ignores --pretrained here, and records it as used
     if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):
         weights = (
@@ -236,6 +235,6 @@ def _check_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
         )
     if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
         raise UserError(
-            f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model"
-            " local-dir:FOLDER."
+            f"--model {args.model} begins with random weights, and {what} needs trained ones: give"
+            " --pretrained TAG_OR_FILE, or --model local-dir:FOLDER."
         )

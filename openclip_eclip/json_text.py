@@ -27,6 +27,11 @@ def show(value: Any) -> str:
     return shorten(BOUNDED.repr(value), LONGEST)
 
 
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """`1 image`, `2 images`: a number with its noun; `more`: another plural than with an s."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
+
+
 def beginning(text: str, count: int) -> str:
     """`text`, or its first `count` characters and three dots where it has more."""
     return text if len(text) <= count else f"{text[:count]}..."

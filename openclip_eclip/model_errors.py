@@ -3,22 +3,69 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 from .config import UserError
+from .model_folder import CONFIG, EXPORT_RUN
 from .towers.image_head import FLAG, POOLS
 
+LOCAL = "local-dir:"
+LISTED = "import open_clip; print(open_clip.list_models())"
 
-def near(name: str, known: Iterable[str]) -> str:
-    """The names similar to `name`, as the end of a sentence."""
-    matches = get_close_matches(name, list(known), n=4, cutoff=0.6)
-    return (
-        f"; did you mean {' or '.join(matches)}?"
-        if matches
-        else "; `python -c 'import open_clip; print(open_clip.list_models())'` lists them."
-    )
+
+def check_model_name(model: str, known: Collection[str]) -> None:
+    """UserError for a --model that open_clip cannot build; `known` are the names it has.
+
+    A run, a folder without the prefix `local-dir:` and a file are told what to give instead.
+    """
+    name = model.removeprefix("eclip-")
+    if name.startswith("hf-hub:") or {model, name, name.replace("/", "-")} & set(known):
+        return
+    is_local = name.startswith(LOCAL)
+    folder = Path(name.removeprefix(LOCAL) if is_local else model)
+    is_model = (folder / CONFIG).is_file()
+    if is_model and is_local:
+        return
+    if (folder / "checkpoints").is_dir():
+        reason = f"is the folder of a run: {EXPORT_RUN.format(folder)}"
+    elif is_model:
+        reason = f"is a folder: give --model {LOCAL}{folder}"
+    elif folder.is_dir():
+        reason = (
+            f"is a folder without {CONFIG}; expected a model folder of open_clip, as"
+            f" {LOCAL}FOLDER, or the name of a model"
+        )
+    elif folder.is_file():
+        reason = (
+            "is a file; expected the name of a model, with --pretrained for a file of weights, or"
+            f" {LOCAL}FOLDER"
+        )
+    else:
+        if is_local:
+            near = _near(name, folder, ()) or f"expected one with {CONFIG}."
+            raise UserError(f"--model {model}: no such folder; {near}")
+        near = _near(name, folder, known) or f"`python -c '{LISTED}'` lists what it knows."
+        raise UserError(
+            f"--model {model} is neither a folder, nor a file, nor known to open_clip; {near}"
+        )
+    raise UserError(f"--model {model} {reason}.")
+
+
+def _near(name: str, folder: Path, known: Iterable[str]) -> str:
+    """The models similar to `name`, of open_clip and beside `folder`, as a clause; or ""."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    names = get_close_matches(folder.name, [other.name for other in beside], n=4, cutoff=0.6)
+    others = (folder.with_name(one) for one in names)
+    matches = [
+        str(other) if (other / "checkpoints").is_dir() else f"{LOCAL}{other}"
+        for other in others
+        if (other / CONFIG).is_file()
+    ]
+    matches += get_close_matches(name, list(known), n=4, cutoff=0.6)
+    return f"did you mean {' or '.join(matches[:4])}?" if matches else ""
 
 
 @contextmanager
@@ -61,8 +108,6 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
             f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` "
             "lists its tags."
         )
-    if "not found in built-ins" in text:
-        return f"--model {model} is not known to open_clip."
     if "Failed to download" in text or "Failed initial config/weights load" in text:
         return (
             f"{source} could not be downloaded ({_last_clause(text)}); on a machine with "

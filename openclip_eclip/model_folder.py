@@ -20,6 +20,7 @@ TEXT_CONFIG = "config.json"  # of a Hugging Face text tower
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 TOKENIZER = (*VOCABULARY, "merges.txt", "*token*.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of several, NAME.index.json
+EXPORT_RUN = "`openclip-eclip export {} NEW` makes a model folder of it, for --model local-dir:NEW"
 # keys that open_clip reads; it ignores others
 PREPROCESS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
@@ -63,6 +64,17 @@ def check_model_folder(folder: Path, whole: bool = False) -> None:
             ", ".join(map(repr, unknown)),
             ", ".join(PREPROCESS),
         )
+
+
+def how_to_get_weights(folder: Path) -> str:
+    """Which files of weights a folder without any must have, and how, as the end of a sentence."""
+    if (folder / "checkpoints").is_dir():
+        return f"it is the folder of a run: {EXPORT_RUN.format(folder)}"
+    return (
+        f"expected open_clip_model.safetensors (or another .safetensors, .bin or .pth file) beside"
+        f" {CONFIG}: copy it there, or make a new folder of a file of weights with `openclip-eclip"
+        f" export FILE NEW --model local-dir:{folder}`"
+    )
 
 
 def has_vocabulary(folder: Path) -> bool:

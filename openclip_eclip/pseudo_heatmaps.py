@@ -43,6 +43,7 @@ from .data.tables.text import sniff_separator
 from .evaluate.inputs.encoder import Encoder, tokenize
 from .evaluate.options import add_model_arguments, read_encode_numbers, read_encoder
 from .gaze.files import write_manifest
+from .json_text import counted
 from .objectives.align import Align, AlignConfig, log_attention
 from .prepare.images import encode_map
 from .prepare.writer import add_members, write_whole
@@ -118,11 +119,11 @@ def run(args: argparse.Namespace) -> str:
         f" {args.out}"
     )
     if counts["unreadable"]:
-        summary += f"; {counts['unreadable']} images cannot be read and have no heatmap"
+        summary += f"; {counted(counts['unreadable'], 'image')} without a heatmap, unreadable"
     if "flat" in counts:
         summary += (
-            f"; {counts['flat']} images have no heatmap, because the attention of the model is the"
-            " same everywhere"
+            f"; {counted(counts['flat'], 'image')} without a heatmap, because the attention of the"
+            " model is the same everywhere"
         )
     return summary
 

@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+
+from .files import in_the_way
 
 
 def parse_command(
@@ -49,7 +52,11 @@ def exit_code(work: Callable[[], str]) -> int:
     try:
         result = work()
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sentence = str(error)
+        if isinstance(error, (NotADirectoryError, FileExistsError)) and error.filename:
+            file = in_the_way(Path(error.filename))
+            sentence = f"{file} is a file; expected a folder, old or new." if file else sentence
+        sys.stderr.write(f"error: {sentence}\n")
         return 2
     sys.stdout.write(f"{result}\n")
     return 0

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .config import UserError
 from .content import content_numbers
-from .files import write_whole
+from .files import make_folder, write_whole
 from .run_flags import kept_views
 from .towers.kept import Rows, keep_results
 
@@ -77,10 +77,7 @@ class TokenCache:
         self.files: set[str] = set()
         self.computed = self.found = 0
         self.name, self.announced = folder.name.split("-")[0], False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--cache-tokens {folder}: {error.strerror}.") from error
+        make_folder(folder, "--cache-tokens")
         self.read_files()
 
     def read_files(self) -> None:
@@ -174,7 +171,10 @@ class TokenCache:
             try:
                 write_whole(path, save(tensors))
             except OSError as error:
-                raise UserError(f"--cache-tokens {path}: {error.strerror}.") from error
+                raise UserError(
+                    f"--cache-tokens {path}: {error.strerror}; name a folder on a disk with room,"
+                    " in which this run may write."
+                ) from error
             for key in self.pending_keys:
                 del self.where[key]
             self.pending, self.pending_keys = [], []

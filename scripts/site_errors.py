@@ -24,8 +24,7 @@ COMMON: tuple[tuple[str, str], ...] = (
     (
         "Name yours with ",
         "The table has other column names. Rename them, or name them with `--csv-img-key`,"
-        " `--csv-caption-key` and `--csv-heatmap-key`. A table with semicolons needs"
-        " `--csv-separator ';'`.",
+        " `--csv-caption-key` and `--csv-heatmap-key`.",
     ),
     (
         "fields, the header has",
@@ -42,7 +41,7 @@ COMMON: tuple[tuple[str, str], ...] = (
         " paths.",
     ),
     (
-        "problems in ",
+        "nothing was trained:",
         "The check before training found bad samples and lists them. Correct them, or leave them"
         " out with `--on-bad-sample skip`.",
     ),
@@ -91,9 +90,9 @@ COMMON: tuple[tuple[str, str], ...] = (
         "Training diverged. Lower `--lr`, raise `--warmup`, or train with `--precision fp32`.",
     ),
     (
-        "is not known to open_clip",
+        "nor known to open_clip",
         "The model name is misspelt, or its config is in no folder that open_clip reads. See"
-        " [Models](models.md).",
+        " [Models](models.md). A folder is given as `--model local-dir:FOLDER`.",
     ),
     (
         "is of another model",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -141,10 +142,22 @@ def test_newest_checkpoint_of_a_run_is_read_in_every_form(
         )[0].name
         == "epoch_1_batch_00000003.pt"
     )
-    assert "1 complete epochs and 3 batches of the next" in caplog.text
+    assert "1 complete epoch and 3 batches of the next" in caplog.text
     with pytest.raises(UserError, match="no complete checkpoint"):
         (tmp_path / "b" / "checkpoints").mkdir(parents=True)
         find_checkpoint(tmp_path / "b")
+
+
+def test_the_best_epoch_beside_the_newest_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = save(tmp_path / "checkpoints" / "epoch_best.pt")
+    with pytest.raises(UserError, match=f"no complete checkpoint .* is there: give {best}.$"):
+        find_checkpoint(tmp_path)
+    assert find_checkpoint(best)[0] == best and not caplog.text
+    newest = save(tmp_path / "checkpoints" / "epoch_3.pt")
+    assert find_checkpoint(tmp_path)[0] == newest
+    assert f"{newest} is taken" in caplog.text and f"give {best}" in caplog.text
 
 
 # ---- damaged and foreign files, by every way in
@@ -196,6 +209,30 @@ def foreign(kind: str, folder: Path) -> tuple[Path, str]:
     }[kind]
     path.write_bytes(content)
     return path, message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("epoch_best.json", b'\xef\xbb\xbf{"epoch": 3}', "a JSON file"),
+        ("epoch_best.csv", "filepath,title\nimages/0.png,Herzschatten größer".encode(), "a text"),
+        ("epoch_best.png", b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        ("epoch_best.npz", None, "a zip archive of another program"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(
+    name: str, content: bytes | None, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        np.savez(path, np.zeros(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is {kind}.*, not a checkpoint; expected a file"):
+        load_weights(path)
+    best = save(tmp_path / "epoch_best.pt")
+    with pytest.raises(UserError, match=f"epoch_best.pt lies beside it: give {best}.$"):
+        load_weights(path)
 
 
 def resume(path: Path, folder: Path) -> None:
@@ -446,7 +483,7 @@ def test_siglip_with_weights_of_a_clip_is_said(
         (["--pretrained", "no-such-tag"], "neither a file nor a tag"),
         (["--pretrained", "gone.pt"], "neither a file nor a tag"),
         (["--model", "ViT-B-61"], "did you mean ViT-B-16"),
-        (["--model", "eclip-vit-smal"], "not known to open_clip"),
+        (["--model", "eclip-vit-smal"], "nor known to open_clip"),
         (["--model", "hf-hub:nobody/nothing"], "could not be"),
     ],
 )
@@ -489,7 +526,7 @@ def test_export_is_complete_or_absent(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert "does not belong to this checkpoint" in capsys.readouterr().err
     assert export_main([str(tmp_path / "x.pt"), str(tmp_path / "typo"), "--model", "tinny"]) == 2
-    assert "not known to open_clip" in capsys.readouterr().err
+    assert "known to open_clip; did you mean tiny" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"x.pt", "nan.pt", "out"}
     with pytest.raises(UserError, match="NaN or infinite"):
         load_weights(tmp_path / "nan.pt")

@@ -290,7 +290,7 @@ def test_errors_and_skipped_images(
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
     if code == 0:
-        assert "1 images cannot be read and have no heatmap" in captured.out
+        assert "1 image without a heatmap, unreadable" in captured.out
         assert pd.read_csv(out / "train.csv")["heatmap"].isna().tolist() == [False, True, False]
 
 

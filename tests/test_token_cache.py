@@ -103,6 +103,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="--cache-tokens"):
-        TokenCache(tmp_path / "file" / "image", torch.float32, None)
+    file = tmp_path / "file"
+    file.write_text("x")
+    for folder in (file, file / "tokens"):
+        message = f"--cache-tokens {folder / 'image'}: {file} is a file; give a folder, old or new"
+        with pytest.raises(UserError, match=message):
+            TokenCache(folder / "image", torch.float32, None)

@@ -15,7 +15,7 @@ from open_clip_train.distributed import is_master
 
 from openclip_eclip.config import UserError
 from openclip_eclip.flag_checks import schedule_warnings
-from openclip_eclip.model_errors import near
+from openclip_eclip.model_errors import check_model_name
 
 from .run_settings import differences
 
@@ -35,14 +35,7 @@ HEADS = ("logit_scale", "logit_bias")  # parameters that belong to no tower
 
 def check_names(args: argparse.Namespace) -> None:
     """UserError for a model or an augmentation that open_clip does not know."""
-    name = args.model.removeprefix("eclip-")
-    if (
-        not name.startswith(("local-dir:", "hf-hub:"))
-        and open_clip.factory.get_model_config(args.model.replace("/", "-")) is None
-    ):
-        raise UserError(
-            f"--model {args.model} is not known to open_clip{near(name, open_clip.list_models())}"
-        )
+    check_model_name(args.model, open_clip.list_models())
     known = {field.name for field in dataclasses.fields(AugmentationCfg)}
     unknown = sorted(set(args.aug_cfg or {}) - known)
     if unknown:

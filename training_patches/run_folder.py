@@ -17,6 +17,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip_train.distributed import is_master
 
 from openclip_eclip.config import Stopped, UserError
+from openclip_eclip.files import make_folder
 
 try:
     import fcntl
@@ -90,7 +91,7 @@ def lock(folder: Path) -> IO[str] | None:
     record lock, which ends with this process; one of `flock` would live on in orphaned data
     workers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--runs-dir, run")
     file = open(folder / LOCK, "a+", encoding="utf-8")
     try:
         if fcntl is None:

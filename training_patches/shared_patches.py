@@ -118,9 +118,9 @@ class SharedPatches:
         names = method_names(args)
         fill_recipe(args, names)
         choose_fast(args, rest)
+        check_names(args)
         reject_unsupported(args, names)
         self.check_release(args)
-        check_names(args)
         check_optimiser(args)
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):

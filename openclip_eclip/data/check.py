@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import DataError, UserError
-from .caption_words import CONTEXTS, all_the_same, describe_lengths, fewest_tokens
+from ..json_text import counted
+from .caption_words import CONTEXTS, all_the_same
+from .check_report import Report, describe_report, write_repeats
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .figures import Example, WindowExample, contact_sheet
 from .images.options import ReadOptions, add_read_arguments, read_options
 from .images.read import read_frame
-from .repeated_texts import describe_repeats
-from .sample import read_windows, stable_id
+from .sample import read_windows
 from .sentence_windows import file_windows
 from .shards.sizes import compare_sizes
 from .shards.stream import expand_paths
@@ -47,48 +47,6 @@ from .tables.missing_text import is_doubtful
 # image compared with a heatmap of another size
 COMPARED, COMPARED_OF_SHARD = 64, 8
 CHUNK = 64  # samples per task of a thread
-TYPICAL_BATCH = 256  # for the line on repeated texts, before a batch size is chosen
-
-
-@dataclass
-class Report:
-    """The result of a check."""
-
-    samples: int = 0
-    annotated: int = 0
-    faults: list[Fault] = field(default_factory=list)
-    good: list[int] = field(default_factory=list)  # indices of the samples without a fault
-    with_windows: int = 0
-    empty_windows: int = 0  # phrases without a region
-    deep: int = 0  # decoded images of more than 8 bits
-    turned: int = 0  # annotated images with an orientation tag other than upright
-    # (height, width) of the images opened, as shown
-    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    heatmap_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)  # on the data as a whole
-    near_heatmap: str = ""  # a hint, if a table has no heatmap column, but one of a similar name
-    # lower bounds of the lengths in tokens, of captions that are not missing
-    caption_tokens: list[int] = field(default_factory=list)
-    sentence_tokens: list[int] = field(default_factory=list)
-    texts: list[int] = field(default_factory=list)  # a number for each of these captions
-
-    def add(self, index: int, checked: Checked, lengths: bool) -> None:
-        """Count one sample; with `lengths` also the tokens of its caption and sentences."""
-        self.faults.extend(checked.faults)
-        self.with_windows += checked.windows
-        self.empty_windows += checked.empty
-        if not checked.faults:
-            self.good.append(index)
-        self.deep += checked.deep
-        if checked.frame:
-            self.image_sizes[checked.frame.shown_size] += 1
-            self.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
-        if checked.heatmap_size:
-            self.heatmap_sizes[checked.heatmap_size] += 1
-        if lengths and checked.caption:
-            self.caption_tokens.append(fewest_tokens(checked.caption))
-            self.texts.append(stable_id(checked.caption.strip()))
-            self.sentence_tokens.extend(map(fewest_tokens, checked.sentences))
 
 
 def check_table(
@@ -155,9 +113,9 @@ def raise_faults(report: Report, path: Any) -> None:
     lines = "\n".join(f"  {fault}" for fault in report.faults[:10])
     rest = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
     raise DataError(
-        f"{path}: {len(report.faults)} problems in {report.samples} samples; nothing was"
-        f" trained:\n{lines}{rest}\nCorrect them, or leave these samples out with --on-bad-sample"
-        " skip. To list all problems: openclip-eclip check"
+        f"{path}: {counted(len(report.faults), 'problem')} in {counted(report.samples, 'sample')};"
+        f" nothing was trained:\n{lines}{rest}\nCorrect them, or leave these samples out with"
+        " --on-bad-sample skip. To list all problems: openclip-eclip check"
     )
 
 
@@ -182,7 +140,8 @@ def _check_all(
                     doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
     report.warnings.extend(
-        f"{count} captions are {text!r}, which may mean that there is no text"
+        f"{counted(count, 'caption is', 'captions are')} {text!r}, which may mean that there is no"
+        " text"
         for text, count in doubtful.items()
     )
     report.warnings.extend(filter(None, [shared.warning(), shared.swapped()]))
@@ -240,80 +199,17 @@ def _window_example(
     return image, read_windows(*windows, name, read_frame(image, name, options), options), name
 
 
-def _near_column(report: Report, args: argparse.Namespace) -> str:
-    """A hint for the line of counts, if the heatmap column has another name than expected."""
-    column = read_column_names(args).heatmap
+def _draw_sheet(
+    examples: Sequence[Example], windows: Sequence[WindowExample], args: argparse.Namespace
+) -> str:
+    """The line on the contact sheet, which is drawn if there is anything to show."""
+    if examples or windows:
+        contact_sheet(examples, args.sheet, windows, read_options(args))
+        return f"contact sheet: {args.sheet}\n"
     return (
-        report.near_heatmap
-        and f"; no column {column!r}.{report.near_heatmap} Name it with --csv-heatmap-key"
+        "contact sheet: not written, since no sample without problems has a heatmap or sentence"
+        " windows\n"
     )
-
-
-def _describe(sizes: Counter[tuple[int, int]]) -> str:
-    """The smallest, the largest and the most frequent size, by area."""
-    if not sizes:
-        return "none"
-    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
-    most, count = sizes.most_common(1)[0]
-    return (
-        f"{ordered[0][0]}x{ordered[0][1]} to {ordered[-1][0]}x{ordered[-1][1]} (height x width), "
-        f"most often {most[0]}x{most[1]} ({count})"
-    )
-
-
-def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> list[str]:
-    """Lines on images of more than 8 bits and on images with an orientation tag (decision 0039)."""
-    lines = []
-    if report.deep:
-        how = (
-            "by its own window, or from its darkest to its brightest value; --image-range LOW HIGH"
-            " sets one range for all"
-        )
-        if grey_range:
-            how = f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)"
-        lines.append(f"  images of more than 8 bits: {report.deep}, each converted to 8 bits {how}")
-    if report.turned:
-        lines.append(
-            f"  warning: {report.turned} annotated images are turned by their own orientation tag;"
-            " their heatmaps are assumed to lie over the pixels as stored, and are turned with"
-            " them. Check the contact sheet"
-        )
-    return lines
-
-
-def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> str:
-    """The printed lines on one path, one fact per line."""
-    lines = [
-        (
-            f"{path}: {report.samples} samples, {report.annotated} annotated"
-            f" ({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)}"
-            f" problems{_near_column(report, args)}"
-        ),
-        f"  images: {_describe(report.image_sizes)}",
-        f"  heatmaps: {_describe(report.heatmap_sizes)}",
-        *_describe_reading(report, args.image_range),
-    ]
-    if report.with_windows:
-        lines.append(f"  sentence windows: {report.with_windows} samples")
-    if report.empty_windows:
-        lines.append(f"  phrases without a region (maps of zeros): {report.empty_windows}")
-    warnings = list(report.warnings)
-    for what, lengths in (
-        ("captions", report.caption_tokens),
-        ("sentences", report.sentence_tokens),
-    ):
-        if lengths:
-            line, cut = describe_lengths(what, lengths, args.context_length)
-            lines.append(f"  {line}")
-            warnings.extend(cut)
-    lines += [f"  warning: {warning}" for warning in warnings]
-    lines += [f"  problem: {fault}" for fault in report.faults]
-    return "\n".join(lines) + "\n"
-
-
-def _advise(texts: Sequence[int]) -> None:
-    if line := describe_repeats(texts, TYPICAL_BATCH):
-        sys.stdout.write(f"  texts that repeat: {line}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -369,22 +265,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {error}\n")
             status = 1
             continue
-        sys.stdout.write(_describe_report(path, report, args))
+        sys.stdout.write(describe_report(path, report, args))
         if path.suffix == ".tar":
             shards[path] = report.samples
             shard_texts += report.texts
         else:
-            _advise(report.texts)
+            write_repeats(report.texts)
         examples.extend(islice(annotated, 12 - len(examples)))
         window_examples.extend(islice(with_windows, 4 - len(window_examples)))
         total.faults.extend(report.faults)
-    _advise(shard_texts)
+    write_repeats(shard_texts)
     for message in compare_sizes(list(shards), list(shards.values())):
         sys.stdout.write(f"problem: {message}\n")
         status = 1
-    if examples or window_examples:
-        contact_sheet(examples, args.sheet, window_examples, read_options(args))
-        sys.stdout.write(f"contact sheet: {args.sheet}\n")
+    try:
+        sys.stdout.write(_draw_sheet(examples, window_examples, args))
+    except (OSError, ValueError) as error:  # no folder; a suffix that is of no picture
+        sys.stderr.write(f"error: --sheet {args.sheet}: {error}; give another PNG file.\n")
+        status = 1
     return 1 if status or total.faults else 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import DataError
-from ..json_text import decode_text, parse_json
+from ..json_text import counted, decode_text, parse_json
 from .images.options import ReadOptions
 from .sample import read_image
 from .shards.tar_source import index_shard
@@ -57,12 +57,16 @@ class Contents:
         return np.array(self._thumbnails, dtype=np.uint8).reshape(-1, 32, 32)
 
     def summary(self) -> str:
-        unread = f", {self.unread} images not found" if self.unread else ""
-        return (
-            f"{self.name}: {self.samples} samples, {len(self.patients)} patients,"
-            f" {len(self.studies)} studies, {len(self.image_names)} images, {len(self.reports)}"
-            f" reports{unread}"
-        )
+        counts = [
+            counted(self.samples, "sample"),
+            counted(len(self.patients), "patient"),
+            counted(len(self.studies), "study", "studies"),
+            counted(len(self.image_names), "image"),
+            counted(len(self.reports), "report"),
+        ]
+        if self.unread:
+            counts.append(f"{counted(self.unread, 'image')} not found")
+        return f"{self.name}: {', '.join(counts)}"
 
     def add(
         self,

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from ..json_text import counted
 from .heatmap import GREY_MODES
 
 SAME = 0.999  # correlation of pixels above which a map is the image, saved once more
@@ -61,15 +62,18 @@ class SharedMaps:
     def swapped(self) -> str | None:
         """A sentence, if a map is the image of another sample, else None."""
         count = len(self.images & self.first.keys())
-        return f"{count} heatmaps are images of other samples; expected maps" if count else None
+        if not count:
+            return None
+        what = counted(count, "heatmap is the image", "heatmaps are images")
+        return f"{what} of other samples; expected maps"
 
     def warning(self) -> str | None:
         """A sentence, if a map belongs to more than one image, else None."""
         if not self.others:
             return None
         images = [1 + len(others) for others in self.others.values()]  # of each shared map
-        verb = "heatmap serves" if len(images) == 1 else "heatmaps serve"
+        serving = counted(len(images), "heatmap serves", "heatmaps serve")
         return (
-            f"{len(images)} {verb} {sum(images)} different images (one of them {max(images)});"
+            f"{serving} {sum(images)} different images (one of them {max(images)});"
             " expected each image to have its own"
         )

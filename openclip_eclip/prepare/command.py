@@ -9,6 +9,7 @@ from pathlib import Path
 from ..config import UserError
 from ..data.overlap import shared_patients
 from ..data.tables.missing_text import is_missing
+from ..json_text import counted
 from .options import add_shared_arguments, read_options
 from .plan import Plan
 from .writer import write_plan
@@ -72,6 +73,7 @@ def refuse_leaks(plan: Plan) -> None:
                 )
                 if shared:
                     raise UserError(
-                        f"{plan.name}: {len(shared)} patients are both in {split} and in {name},"
-                        f" such as {', '.join(shared[:3])}; expected none. Nothing was written."
+                        f"{plan.name}: {counted(len(shared), 'patient is', 'patients are')} both in"
+                        f" {split} and in {name}, such as {', '.join(shared[:3])}; expected none."
+                        " Nothing was written."
                     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..gaze import Annotation, RenderConfig
+from ..json_text import counted
 
 EXAMPLES = 3  # ids that are named for each reason of leaving something out
 
@@ -87,15 +88,16 @@ class Plan:
         lines = [f"{self.name}:"]
         lines += [f"  {name}: {value}" for name, value in self.facts.items()]
         lines += [
-            f"  split {name}: {len(items)} samples, {sum(bool(item.annotations) for item in items)}"
-            " annotated"
+            f"  split {name}: {counted(len(items), 'sample')},"
+            f" {sum(bool(item.annotations) for item in items)} annotated"
             for name, items in self.splits.items()
         ]
         for name, evaluation in self.evaluation.items():
             counts = ", ".join(
                 f"{label} {count}" for label, count in evaluation.class_counts().items()
             )
-            lines.append(f"  evaluation set {name}: {len(evaluation.items)} images ({counts})")
+            images = counted(len(evaluation.items), "image")
+            lines.append(f"  evaluation set {name}: {images} ({counts})")
         lines += [
             f"  left out, {reason}: {count} (such as {', '.join(self.examples[reason])})"
             for reason, count in self.left_out.items()

@@ -25,7 +25,7 @@ from ..config import DataError, UserError
 from ..data import scanpath
 from ..files import sha256
 from ..gaze import files
-from ..json_text import read_json
+from ..json_text import counted, read_json
 from ..version import __version__
 from .images import ImageError
 from .options import Options
@@ -299,7 +299,8 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
         "skipped": skipped,
     }
     write_whole(options.out / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
-    missing = f"; {len(skipped)} images could not be read, see manifest.json" if skipped else ""
+    unread = counted(len(skipped), "image")
+    missing = f"; {unread} could not be read, see manifest.json" if skipped else ""
     return f"{plan.name}: {', '.join(summary)} ({options.format}) in {options.out}{missing}"
 
 

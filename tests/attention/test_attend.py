@@ -154,6 +154,8 @@ def test_agreement_is_of_the_maximum() -> None:
         (["bad.csv", "--text", "a"], "columns path; expected one called filepath"),
         (["in/broken.png", "--text", "a"], "broken.png"),
         (["in", "--text", "a", "--force-image-size", "70"], "expected multiples of 16 x 16"),
+        (["in", "--text", "a", "--out", "bad.csv"], "bad.csv is a file; expected a folder"),
+        (["in", "--text", "a", "--out", "bad.csv/x"], "bad.csv is a file; expected a folder"),
         (["in", "--text", "a", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
     ],
 )
@@ -170,7 +172,7 @@ def test_errors_are_one_sentence(
     Path("bad.csv").write_text("path\na.png\n")
     if "broken" in words[0]:
         Path("in/broken.png").write_bytes(b"no picture")
-    assert main([*words, *flags(Path("out"))]) == 2
+    assert main([words[0], *flags(Path("out")), *words[1:]]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
 

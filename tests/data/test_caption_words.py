@@ -98,7 +98,7 @@ def test_doubtful_captions_and_equal_captions_cause_a_warning(tmp_path: Path) ->
     report = check_table(read_csv_table(path, CsvColumns()))
     assert not report.faults
     assert report.warnings == [
-        "1 captions are 'No report', which may mean that there is no text",
+        "1 caption is 'No report', which may mean that there is no text",
         "2 captions are 'unknown', which may mean that there is no text",
     ]
     path = captions_table(tmp_path, ["chest x-ray"] * 3)

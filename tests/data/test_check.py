@@ -164,8 +164,27 @@ def test_the_check_command_prints_problems_and_draws_the_sheet(
     assert "7 samples, 4 annotated (57.1%), 6 problems" in out
     assert "row 1, filepath: image: unreadable" in out
     assert "40x40" in out
+    assert out.splitlines()[-2] == "  row 1 is the first one after the header"
     assert "no such file" in err
     assert Image.open(sheet).width > 200
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[5]]) + "\n")
+    assert check_main([str(path), "--sheet", str(tmp_path / "none.png")]) == 1
+    out = capsys.readouterr().out
+    assert "1 sample, 0 annotated (0.0%), 1 problem\n" in out
+    assert "contact sheet: not written, since no sample" in out
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a_file/sheet.png", "sheet.docx"])
+def test_a_sheet_that_cannot_be_written_is_an_error_of_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a_file").touch()
+    path = write_table(tmp_path, 2, annotated=[0])
+    assert check_main([str(path), "--sheet", str(tmp_path / name)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --sheet {tmp_path / name}: ") and "give another PNG" in err
 
 
 def test_an_unreadable_image_is_an_error_or_is_replaced_and_named(tmp_path: Path) -> None:

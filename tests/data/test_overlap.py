@@ -161,7 +161,7 @@ def test_ids_of_raw_tables_without_images_are_compared(
     assert main([str(tmp_path / "nih.csv"), str(tmp_path / "prepared.csv")]) == 1
     out = capsys.readouterr().out
     assert counts(out) == [1, 0, 0, 0, 0]
-    assert "1 images not found" in out
+    assert "1 image not found" in out
     (tmp_path / "a.csv").write_text("Path\nCheXpert-v1.0/train/patient00001/study1/v.jpg\n")
     (tmp_path / "b.csv").write_text("Path\ntrain/patient00001/study2/v.jpg\n")
     (tmp_path / "c.csv").write_text("Path\ntrain/patient00002/study1/v.jpg\n")

@@ -170,7 +170,7 @@ def test_a_map_of_zeros_is_a_phrase_without_a_region(
     shard = write_shard(tmp_path / "a.tar", sample("k", text(), npz(blank=1), heatmap=False))
     assert check_main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 0
     out = capsys.readouterr().out
-    assert "sentence windows: 1 samples\n  phrases without a region (maps of zeros): 1\n" in out
+    assert "sentence windows: 1 sample\n  phrases without a region (maps of zeros): 1\n" in out
     assert (tmp_path / "sheet.png").is_file()
 
 

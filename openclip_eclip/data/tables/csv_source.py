@@ -22,7 +22,7 @@ from ..images.read import read_picture
 from ..joint_transform import JointTransform
 from ..sample import Placebo, Sample, Tokenize, make_sample, read_levels, read_windows
 from ..sentence_windows import Windows, file_windows
-from .near_names import did_you_mean
+from .near_names import did_you_mean, other_separator
 from .paths import PathColumn
 from .text import line_of, read_table_text
 
@@ -198,17 +198,21 @@ def read_csv_table(
             f"{path}: no such file; expected a table with the columns {columns.image!r} and"
             f" {columns.caption!r}."
         )
-    frame, separator, lines = read_table_text(path, columns.separator)
+    frame, _, lines = read_table_text(path, columns.separator)
     needed = [("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)]
     needed += [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named
     needed += [("--same-text-by", columns.group)] if columns.group else []
-    for flag, column in needed:
-        if column not in frame:
-            raise DataError(
-                f"{path}: no column {column!r}; found {list(frame.columns)} with separator"
-                f" {separator!r}.{did_you_mean(column, frame.columns)} Name yours with {flag}, the"
-                " separator with --csv-separator."
-            )
+    missing = [(flag, column) for flag, column in needed if column not in frame]
+    if missing and (mark := other_separator(frame.columns)):
+        raise DataError(
+            f"{path}: the separator of the header seems to be {mark!r}: give --csv-separator"
+            f" {mark!r}, or save the table with commas or tabs."
+        )
+    for flag, column in missing:
+        raise DataError(
+            f"{path}: no column {column!r}; found"
+            f" {list(frame.columns)}.{did_you_mean(column, frame.columns)} Name yours with {flag}."
+        )
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)

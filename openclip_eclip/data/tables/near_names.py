@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Common names of these columns, simplified as `_simplify` does
 HEATMAPS = {
@@ -58,12 +58,17 @@ def near_names(wanted: str, header: Iterable[str]) -> list[str]:
     ]
 
 
+def other_separator(header: Sequence[str]) -> str | None:
+    """The separator that a header seems to have, if it was read as one column."""
+    marks = [mark for mark in ";|,\t" if len(header) == 1 and mark in header[0]]
+    return marks[0] if marks else None
+
+
 def did_you_mean(wanted: str, header: Iterable[str]) -> str:
     """A hint that begins with a blank, or "" if no name is similar."""
     header = list(header)
-    if len(header) == 1 and wanted in re.split(r"[;|,\t]", header[0]):
-        separator = next(mark for mark in ";|,\t" if mark in header[0])
-        seems = f"The separator of the header seems to be {separator!r}"
+    if mark := other_separator(header):
+        seems = f"The separator of the header seems to be {mark!r}"
         return f" {seems}: save the table with commas or tabs."
     names = near_names(wanted, header)
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""

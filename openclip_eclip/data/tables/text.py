@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LINE_END = re.compile("\r\n|\r|\n")
 QUOTED = re.compile('"(?:[^"]|"")*"')
+SEPARATORS = {"\t": "tab", ",": "comma"}  # their names in messages
 CHUNK = 1 << 16  # rows at a time
 LARGEST_CELL = 1 << 24  # characters
 LARGEST_PACKED = 1 << 30  # unpacked bytes of a compressed table
@@ -140,8 +141,8 @@ class _Reading:
             self._take(chunk, lines)
         if not self.header:
             raise DataError(
-                f"{self.path}: not a readable table with separator {self.separator!r}: it is "
-                "empty; expected a header line with the column names."
+                f"{self.path}: empty; expected a table with the names of its columns in the first"
+                " line."
             )
         lines = np.concatenate(self.lines) if self.lines else np.zeros(0, np.int64)
         simple = (lines == np.arange(2, len(lines) + 2)).all()
@@ -203,9 +204,10 @@ class _Reading:
                 continue
             extra = row[count:]
             if len(row) < count or any(map(str.strip, extra)) or (extra and self.used is None):
+                separator = SEPARATORS.get(self.separator, self.separator)
                 raise DataError(
                     f"{self.path}, line {lines[i]}: {len(row)} fields, the header has {count} "
-                    f"(separator {self.separator!r}); expected as many. {HINT}"
+                    f"(separator: {separator}); expected as many. {HINT}"
                 )
             kept.append(i)
         return [chunk[i][:count] for i in kept], lines[kept]

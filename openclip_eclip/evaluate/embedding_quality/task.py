@@ -13,6 +13,7 @@ import numpy as np
 from ...config import UserError
 from ...data.images.options import read_options
 from ...data.tables.missing_text import is_missing
+from ...json_text import counted
 from ...metrics import embedding
 from ...subcommands import seed
 from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
@@ -327,5 +328,5 @@ def _notes(
             " equal text of another image as a wrong text."
         )
     if data.excluded:
-        notes.append(f"{len(data.excluded)} images left out, named in result.json.")
+        notes.append(f"{counted(len(data.excluded), 'image')} left out, named in result.json.")
     return notes

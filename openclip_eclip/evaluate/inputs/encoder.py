@@ -26,8 +26,8 @@ from ...checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ...config import UserError
 from ...machine import device_name, read_machines
 from ...model import PROCESSOR_PREFIX
-from ...model_errors import sentence
-from ...model_folder import check_model_folder
+from ...model_errors import check_model_name, sentence
+from ...model_folder import check_model_folder, how_to_get_weights
 from ...towers.pooled import encode_with_pooled
 from ...towers.positions import Tokens, encode_tokens
 
@@ -186,6 +186,7 @@ def _create(
     model: str, pretrained: str | None, precision: str, device: torch.device
 ) -> tuple[str | None, nn.Module, Any]:
     """(pretrained, model, transform) of a model name; pretrained is "random" without weights."""
+    check_model_name(model, open_clip.list_models())
     source = model.removeprefix("eclip-")
     if not pretrained and not source.startswith(("local-dir:", "hf-hub:")):
         raise UserError(
@@ -199,14 +200,15 @@ def _create(
         if known and _has_no_weights(folder):
             if pretrained:
                 raise UserError(
-                    f"--model {model}: no weights beside {CONFIG}, and open_clip does not read"
-                    f" --pretrained {pretrained} for such a folder; expected an exported folder."
+                    f"--model {model} holds no weights, and open_clip does not read --pretrained"
+                    f" {pretrained} for such a folder: {how_to_get_weights(folder)}."
                 )
             logger.warning(
                 "eclip: --model %s: no weights beside %s, so they are random. The result is that"
-                " of an untrained model. Expected an exported folder.",
+                " of an untrained model; %s",
                 model,
                 CONFIG,
+                how_to_get_weights(folder),
             )
             pretrained, known = RANDOM, False
     torch.manual_seed(0)  # random weights are the same in every process and run
@@ -247,8 +249,8 @@ def _load_folder(
     if not (folder / "checkpoints").is_dir():
         if _has_no_weights(folder):
             raise UserError(
-                f"--model {name}: no weights beside {CONFIG}; expected an exported folder, or, for"
-                f" an untrained model, --model {name} --pretrained {RANDOM}."
+                f"--model {name} holds no weights: {how_to_get_weights(folder)}; for an untrained"
+                f" model give --model {name} --pretrained {RANDOM}."
             )
         built, _, transform = open_clip.create_model_and_transforms(
             name, precision=precision, device=device

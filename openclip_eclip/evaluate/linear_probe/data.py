@@ -16,6 +16,7 @@ import numpy as np
 
 from ...config import UserError
 from ...data.images.options import read_options
+from ...json_text import counted
 from ...metrics.probe import split_groups
 from ..inputs.eval_set import EvalSet, read_eval_set
 
@@ -234,13 +235,13 @@ def _parts(
 
 def _refuse_leaks(data: ProbeSet) -> None:
     for part, other in (("train", "test"), ("valid", "test"), ("train", "valid")):
-        for kind, names in (("patients", data.patients), ("images", data.images)):
+        for kind, names in (("patient", data.patients), ("image", data.images)):
             both = sorted(
                 {names[row] for row in data.parts[part]} & {names[row] for row in data.parts[other]}
             )
-            if both and (kind == "images" or data.by_patient):
+            if both and (kind == "image" or data.by_patient):
+                shared = counted(len(both), f"{kind} is", f"{kind}s are")
                 raise UserError(
-                    f"{len(both)} {kind} are both in {part} and in {other}, such as"
-                    f" {', '.join(both[:3])}; expected each in one part only. Remove them from one"
-                    " of the parts."
+                    f"{shared} both in {part} and in {other}, such as {', '.join(both[:3])};"
+                    " expected each in one part only. Remove them from one of the parts."
                 )

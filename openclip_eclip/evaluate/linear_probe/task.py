@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...config import UserError
+from ...json_text import counted
 from ...metrics.auroc import auroc
 from ...metrics.probe import FALLS, MAX_ITERATIONS, STRENGTHS
 from ...subcommands import seed
@@ -215,7 +216,7 @@ def _notes(
     if BEFORE not in curves:
         notes.append("This image tower does not give features before its projection.")
     if excluded:
-        notes.append(f"{len(excluded)} images left out, named in result.json.")
+        notes.append(f"{counted(len(excluded), 'image')} left out, named in result.json.")
     return notes + [
         f"Intervals: 95 %, {DRAWS} draws of test {'patients' if data.by_patient else 'images'}."
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...generate import Generation, count_faults
-from ...json_text import shorten
+from ...json_text import counted, shorten
 from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.finding_labels import PRESENT, UNCERTAIN, finding_names, label_matrix
 from ...metrics.text import METRICS, Scored
@@ -281,9 +281,9 @@ def _notes(
     index: ReportIndex,
 ) -> list[str]:
     notes = [
-        f"{len(test)} images; {index.facts['count']} distinct reports of {index.facts['samples']}"
-        f" samples to retrieve from. No value of {args.patient_column!r} and no image is on both"
-        " sides."
+        f"{counted(len(test), 'image')}; {index.facts['count']} distinct reports of"
+        f" {index.facts['samples']} samples to retrieve from. No value of"
+        f" {args.patient_column!r} and no image is on both sides."
     ]
     if duplicates:
         notes.append(

@@ -14,6 +14,7 @@ import numpy as np
 from ...config import UserError
 from ...data.images.options import read_options
 from ...data.tables.missing_text import is_doubtful
+from ...json_text import counted
 from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
 from ..inputs.features import (
     ImageFeatures,
@@ -205,7 +206,7 @@ def _notes(
     index: ReportIndex,
     rule: str,
 ) -> list[str]:
-    notes = [f"{len(data)} images, {len(reports.texts)} distinct reports."]
+    notes = [f"{counted(len(data), 'image')}, {counted(len(reports.texts), 'distinct report')}."]
     if data.excluded:
         reasons = list(data.excluded.values())
         notes.append(
@@ -216,17 +217,20 @@ def _notes(
     images, rows = repeated_images(data, reports)
     if images:
         notes.append(
-            f"{images} images occur in several rows ({rows} rows) with several reports. Under"
-            f" --rule {rule} each row is a separate image, and the other reports of the same image"
-            " count as wrong. --rule group --group-column filepath counts them as right."
+            f"{counted(images, 'image occurs', 'images occur')} in several rows ({rows} rows) with"
+            f" several reports. Under --rule {rule} each row is a separate image, and the other"
+            " reports of the same image count as wrong. --rule group --group-column filepath"
+            " counts them as right."
         )
     doubtful = sum(is_doubtful(text) for text in reports.texts)
     if doubtful:
-        notes.append(f"{doubtful} reports are 'NA', which may mean that there is no report.")
+        what = counted(doubtful, "report is", "reports are")
+        notes.append(f"{what} 'NA', which may mean that there is no report.")
     if texts.cut:
         notes.append(
-            f"{texts.cut} reports fill the context length of the text tower: they were cut, or just"
-            " fit. Reports that are equal up to the cut have the same vector and tie."
+            f"{counted(texts.cut, 'report fills', 'reports fill')} the context length of the text"
+            " tower, being cut or just fitting. Reports that are equal up to the cut have the same"
+            " vector and tie."
         )
     for name, result in results.items():
         if result.ranks.tied:

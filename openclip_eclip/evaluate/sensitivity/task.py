@@ -262,7 +262,7 @@ def _result(
     # the map that stands for the model: the attention of its pool, else similarity to the report
     values["look"] = next(iter(scores))
     notes = [
-        f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out.",
+        f"{len(data)} samples have a heatmap; left out: {len(data.excluded)}.",
         *suspicious_maps(data),
     ]
     figures, captions = (

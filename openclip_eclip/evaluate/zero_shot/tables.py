@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...json_text import counted
 from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.classification import Numbers, confusion_matrix, floor_f1, measure, measure_multi
 from ..inputs.eval_set import EvalSet
@@ -191,7 +192,9 @@ def _with_intervals(
         )
         for side in (low, high)
     ]
-    count = f"{len(set(groups))} patients" if groups is not None else f"{len(data)} images"
+    count = (
+        counted(len(set(groups)), "patient") if groups is not None else counted(len(data), "image")
+    )
     return (
         measured,
         {name: (bounds[0][name], bounds[1][name]) for name in measured},
@@ -245,7 +248,10 @@ def _absent_notes(classes: list[str], counts: np.ndarray) -> list[str]:
 def _tie_notes(scores: np.ndarray) -> list[str]:
     ties = int(((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
     return (
-        [f"{ties} samples have equal highest scores; the first of these classes counts as answer."]
+        [
+            f"{counted(ties, 'sample has', 'samples have')} equal highest scores; the first of"
+            " these classes counts as answer."
+        ]
         if ties
         else []
     )

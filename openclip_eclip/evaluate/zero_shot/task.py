@@ -11,6 +11,7 @@ import numpy as np
 
 from ...config import UserError
 from ...data.images.options import read_options
+from ...json_text import counted
 from ...metrics.classification import CLASS_VECTORS, class_scores, standardise
 from ...subcommands import seed
 from ..inputs.encoder import Encoder
@@ -276,7 +277,7 @@ def notes(rule: Rule, prompts: PromptSet, data: EvalSet, cut: int) -> list[str]:
     for reason in dict.fromkeys(data.excluded.values()):
         names = [name for name, other in data.excluded.items() if other == reason]
         lines.append(
-            f"{len(names)} samples left out: {reason}"
+            f"{counted(len(names), 'sample')} left out: {reason}"
             f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})."
         )
     return lines

@@ -15,7 +15,7 @@ from ...annotations.formats import add_format_arguments, read_records, recognise
 from ...config import UserError
 from ...gaze import GazeError
 from ...gaze.render import MERGES
-from ...json_text import read_json
+from ...json_text import counted, read_json
 from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
 from ..options import add_shard_size_argument, add_writing_arguments, read_options
@@ -95,7 +95,7 @@ def fill_plan(plan: Plan, args: argparse.Namespace) -> None:
     """Recognise, read and join. UserError: see `recognise`, `read_images`, `join`."""
     found = recognise(args.src, args.annotation_format)
     plan.tables = list(found.files)
-    plan.facts["format"] = f"{found.format.name} ({len(found.files)} files)"
+    plan.facts["format"] = f"{found.format.name} ({counted(len(found.files), 'file')})"
     options = read_options(args)
     how = How(
         config=gaze_config(args, None, "pixels"),

@@ -14,6 +14,7 @@ from ...data.figures import blend, contact_sheet
 from ...data.heatmap import decode_heatmap
 from ...data.sentence_windows import decode_windows
 from ...files import write_whole
+from ...json_text import counted
 from ..images import ImageError
 from ..options import Options
 from ..plan import Item, Plan
@@ -61,7 +62,8 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
     ]
     contact_sheet(sheet, options.out / PICTURE, windows)
     write_whole(options.out / PAGE, _page(plan, samples).encode())
-    return [f"look at them: {options.out / PAGE} ({len(samples)} samples), {options.out / PICTURE}"]
+    shown = counted(len(samples), "sample")
+    return [f"look at them: {options.out / PAGE} ({shown}), {options.out / PICTURE}"]
 
 
 def _page(plan: Plan, samples: list[tuple[Item, Written]]) -> str:

@@ -30,7 +30,7 @@ from ...config import DataError, UserError
 from ...data.heatmap import normalise_heatmap
 from ...data.images.picture import QUARTER_TURNS, turn_maps
 from ...data.tables.missing_text import is_missing
-from ...json_text import decode_text
+from ...json_text import counted, decode_text
 from ..images import encode_jpeg, encode_map, read_small_picture
 from ..options import Options, add_writing_arguments, read_options
 from ..plan import Plan
@@ -161,7 +161,8 @@ def plan_chunks(shards: dict[tuple[str, str], Path], plan: Plan, options: Option
             with_manifest += sum(has_manifest for _, has_manifest in keys)
             chunks.append(Chunk(split, number, [key for key, _ in keys], False))
         plan.facts[f"split {split}"] = (
-            f"{samples} samples in {len(paths)} shards, {with_manifest} with a manifest of heatmaps"
+            f"{counted(samples, 'sample')} in {counted(len(paths), 'shard')}, {with_manifest}"
+            " with a manifest of heatmaps"
         )
     return [chunk for chunk in chunks if chunk.items]
 

@@ -618,7 +618,7 @@ def test_the_check_prints_how_deep_images_are_converted(
         " darkest to its brightest value"
     )
     assert line in out
-    assert "warning: 1 annotated images are turned by their own orientation tag" in out
+    assert "warning: 1 annotated image is turned by an orientation tag" in out
     assert sheet.is_file()
     image_range = ["--image-range", "0", "40000"]
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet), *image_range]) == 0

@@ -223,16 +223,16 @@ BROKEN = {
         "line 3: byte 0xc3 is not UTF-8",
     ),
     "Latin-1 in the header": (b"filepath,title,l\xe9sion\n1.png,a,\n", "line 1: byte 0xe9"),
-    "nothing": ("", "empty; expected a header"),
-    "blank lines alone": ("\n\n \n", "empty; expected a header"),
+    "nothing": ("", "empty; expected a table with the names"),
+    "blank lines alone": ("\n\n \n", "empty; expected a table with the names"),
     "header alone": (HEADER, "no rows"),
     "semicolons": (
         HEADER.replace(",", ";") + "1.png;a;\n",
-        "The separator of the header seems to be ';'",
+        "[Tt]he separator of the header seems to be ';'",
     ),
     "bars": (
         HEADER.replace(",", "|") + "1.png|a|\n",
-        r"The separator of the header seems to be '\|'",
+        r"[Tt]he separator of the header seems to be '\|'",
     ),
     "a mark for Excel": (
         "sep=;\n" + HEADER.replace(",", ";") + "1.png;a;\n",
@@ -447,3 +447,16 @@ def test_large_tables_are_read_in_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 15
     assert len(table.frame) == 200_000
     assert np.array_equal(table.lines, np.arange(200_000) * 2 + 2)
+
+
+@pytest.mark.parametrize("given", [None, "\\t", ","])
+@pytest.mark.parametrize("header", ["filepath;title", "image;report;map"])
+def test_a_table_with_another_separator_is_told_first(
+    given: str | None, header: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{header}\n1.png;a;m.png\n")
+    with pytest.raises(DataError, match="give --csv-separator ';', or save the table") as caught:
+        read_csv_table(path, CsvColumns(separator=given))
+    assert str(caught.value).startswith(f"{path}: the separator of the header seems to be ';'")
+    assert "--csv-img-key" not in str(caught.value) and "\\t" not in str(caught.value)

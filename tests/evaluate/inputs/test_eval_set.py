@@ -11,7 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import Launcher, environment, ranks, write_shard, write_table
+from conftest import TINY, Launcher, environment, ranks, write_shard, write_table
 from PIL import Image
 
 from openclip_eclip.checkpoint import export_plain, plain_config
@@ -318,9 +318,18 @@ def test_shards_and_recipes(tmp_path: Path) -> None:
 
 
 def test_models_without_weights_are_an_error(tmp_path: Path) -> None:
+    config = {"model_cfg": TINY, "preprocess_cfg": {}}
+    (tmp_path / "my_run" / "checkpoints").mkdir(parents=True)
+    for name in ("cxr_model", "my_run"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "open_clip_config.json").write_text(json.dumps(config))
     for model, pretrained, message in (
         ("tiny", None, "without weights"),
-        ("nonsense", "random", "nonsense"),
+        ("nonsense", "random", "neither a folder, nor a file, nor known to open_clip; `python"),
+        (str(tmp_path / "cxr_modle"), None, f"did you mean local-dir:{tmp_path / 'cxr_model'}.$"),
+        (f"local-dir:{tmp_path}/cxr_modle", None, f"mean local-dir:{tmp_path / 'cxr_model'}.$"),
+        (str(tmp_path / "my_rnu"), None, f"did you mean {tmp_path / 'my_run'}.$"),
+        (str(tmp_path / "cxr_model"), None, "holds no weights: expected open_clip_model.safetens"),
         (str(tmp_path), None, "without open_clip_config"),
         ("tiny", "absent.pt", "absent.pt"),
     ):
@@ -375,7 +384,7 @@ def test_a_folder_with_only_a_config_is_an_untrained_model_and_warns(
     assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == result.facts
     with pytest.raises(UserError, match="does not read --pretrained x.pt"):
         load_encoder(f"local-dir:{tmp_path}", "x.pt", device="cpu")
-    with pytest.raises(UserError, match="no weights beside"):
+    with pytest.raises(UserError, match="holds no weights: expected"):
         load_encoder(str(tmp_path), device="cpu")
 
 

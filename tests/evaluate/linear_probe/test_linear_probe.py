@@ -191,7 +191,7 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
 
 def test_a_patient_or_image_in_two_parts_is_an_error(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, patient=["p3"] * 30 + ["p1000"] * 30)
-    with pytest.raises(UserError, match="1 patients are both in train and in test, such as p3"):
+    with pytest.raises(UserError, match="1 patient is both in train and in test, such as p3"):
         probe(*flags)
     train = table(tmp_path / "train.csv")
     with pytest.raises(UserError, match="patients are both in valid and in test"):

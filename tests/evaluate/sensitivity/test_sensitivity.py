@@ -205,7 +205,7 @@ def test_paths_in_a_second_table_are_relative_to_it(
     ):
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
     for content, message in (
-        (b"", "g.csv: not a readable table with separator"),
+        (b"", "g.csv: empty; expected a table"),
         (b"filepath,heatmap\n\xff.png,own.png\n", "g.csv, line 2: byte 0xff"),
         (
             b"filepath,heatmap\na.png,own.png,,\nb.png,other.png,,,\n",

@@ -607,7 +607,7 @@ def test_bad_input_is_named(
     assert not out.exists()
     result = run(out, model, tmp_path / "gone" / "own.csv", *flags, "--on-bad-sample", "skip")
     assert result["settings"]["samples"] == 39
-    assert any("1 samples left out: no such image (gone.png)" in note for note in result["notes"])
+    assert any("1 sample left out: no such image (gone.png)" in note for note in result["notes"])
     assert "both give the prompts" in error_of(
         capsys, model, phantom_table, tmp_path / "x", *flags, "--prompts", "pairs:chexzero"
     )

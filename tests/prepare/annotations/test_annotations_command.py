@@ -56,7 +56,7 @@ def test_gaze_and_words_become_heatmaps_windows_and_scanpaths(
     words = ["--transcripts", str(tmp_path / "words"), "--lead", "0.5"]
     assert prepare([*command, *words]) == 0
     printed = capsys.readouterr().out
-    assert "format: gaze-table (1 files)" in printed and "look at this" not in printed
+    assert "format: gaze-table (1 file)" in printed and "look at this" not in printed
     assert "gaze, fixations: 96" in printed
     members = read_split(tmp_path / "out")
     windows = decode_windows(members["2.windows.json"], members["2.windows.npz"], "2")

@@ -351,7 +351,7 @@ def test_dry_run_reads_names_alone_and_limit_counts_by_split(
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "split train: 3 samples in 2 shards, 0 with a manifest" in printed
-    assert "split expert: 2 samples in 1 shards, 1 with" in printed
+    assert "split expert: 2 samples in 1 shard, 1 with" in printed
     assert not (tmp_path / "out").exists()
     for limit, sizes in (
         (1, {"train-000000.tar": 1, "val-000000.tar": 1}),

@@ -286,7 +286,7 @@ def test_official_lists_are_required_and_overlapping_lists_are_errors(
     # 00000901_001, whose patient has another image in train
     (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))
     assert prepare(raw, tmp_path / "out") == 2
-    assert "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
+    assert "1 patient is both in train and in test, such as 00000901" in capsys.readouterr().err
     (raw / "test_list.txt").unlink()
     assert prepare(raw, tmp_path / "out") == 2 and "use --split none" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "out", "--split", "none") == 0
