@@ -20,6 +20,7 @@ Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
 # image, its sentence windows with maps over the upright image, a name
 WindowExample = tuple[bytes, Windows, str]
 SENTENCES = 5  # maximum number of sentences drawn per sample
+COLOURS = "inferno"  # of every map over an image, also for the colour-blind
 
 
 def agg_figure() -> Any:
@@ -33,14 +34,17 @@ def agg_figure() -> Any:
 
 
 def blend(image: Image.Image, values: np.ndarray) -> Image.Image:
-    """`image` with a map (h, w) in [0, 1] over it, opaque where the map is high."""
+    """`image` with a map (h, w) in [0, 1] over it, bicubic; opacity grows with the value.
+
+    So what the map leaves out stays readable.
+    """
     from matplotlib import colormaps
 
     rgb = image.convert("RGB")
-    small = np.asarray(Image.fromarray(np.float32(values)).resize(rgb.size))[..., None]
-    small = small.clip(0, 1)
-    colours = colormaps["inferno"](small[..., 0])[..., :3] * 255
-    opacity = 0.65 * small**0.5
+    enlarged = Image.fromarray(np.float32(values)).resize(rgb.size, Image.Resampling.BICUBIC)
+    shares = np.asarray(enlarged)[..., None].clip(0, 1)  # bicubic overshoots at steps
+    colours = colormaps[COLOURS](shares[..., 0])[..., :3] * 255
+    opacity = 0.7 * shares
     return Image.fromarray(np.uint8(np.rint(np.asarray(rgb) * (1 - opacity) + colours * opacity)))
 
 
@@ -85,7 +89,7 @@ def _overlay(axis: Any, image: Image.Image, values: np.ndarray | None, title: st
         axis.imshow(
             values,
             extent=(0, width, height, 0),
-            cmap="inferno",
+            cmap=COLOURS,
             alpha=0.55 * values**0.5,
             vmin=0,
             vmax=1,
@@ -143,7 +147,7 @@ def processor_figure(
     ):
         axes[0][column].set_title(name)
         for row in range(count):
-            axes[row][column].imshow(panel[row], cmap="inferno" if column == 1 else None)
+            axes[row][column].imshow(panel[row], cmap=COLOURS if column == 1 else None)
             axes[row][column].set_axis_off()
     figure.suptitle(title, fontsize=10)
     return figure
