@@ -16,9 +16,10 @@ from .images.read import read_picture
 from .sample import read_heatmap
 from .sentence_windows import Windows
 
-Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
+Example = tuple[bytes, bytes, str, str]  # image, heatmap, the heatmap's name, text of the sample
 # image, its sentence windows with maps over the upright image, a name
 WindowExample = tuple[bytes, Windows, str]
+LINE = 37  # letters of a line above an image of the sheet
 SENTENCES = 5  # maximum number of sentences drawn per sample
 COLOURS = "inferno"  # of every map over an image, also for the colour-blind
 
@@ -54,7 +55,7 @@ def contact_sheet(
     with_windows: Sequence[WindowExample] = (),
     options: ReadOptions = ReadOptions(),
 ) -> None:
-    """Draw one PNG: each sample's image under its heatmap.
+    """Draw one PNG: each sample's image under its heatmap, with its name and text.
 
     Below, there is a row for each sample of `with_windows`: the image, then one overlay per
     sentence.
@@ -70,9 +71,11 @@ def contact_sheet(
         axes = parts.pop(0).subplots(rows, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
-        for axis, (image, heatmap, name) in zip(axes, samples):
+        for axis, (image, heatmap, name, text) in zip(axes, samples):
             picture = read_picture(image, name, options)
-            _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame, options), name)
+            values = read_heatmap(heatmap, name, picture.frame, options)
+            title = f"{_in_the_middle(name)}\n{textwrap.shorten(text, LINE, placeholder=' …')}"
+            _overlay(axis, picture.image, values, title)
     if with_windows:
         _window_rows(parts[0], with_windows, options)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,12 @@ def _window_rows(figure: Any, samples: Sequence[WindowExample], options: ReadOpt
             # each map is divided by its own maximum, as in training
             shown = values / np.float32(values.max()) if values.any() else None
             _overlay(axis, image, shown, f"{_short(sentence)}{note}")
+
+
+def _in_the_middle(name: str) -> str:
+    """A file's name, without its middle where it is longer than a line; its ends tell it apart."""
+    half = (LINE - 1) // 2
+    return name if len(name) <= LINE else f"{name[:half]}…{name[-half:]}"
 
 
 def _short(text: str) -> str:
