@@ -46,6 +46,7 @@ def write(folder: Path, name: str, count: int) -> str:
     return str(folder / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_each_table_has_its_share_and_titles_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
