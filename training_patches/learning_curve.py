@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import logging
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def figure(
     _curve(axes[0], training, "train_contrastive_loss", "training", "tab:blue")
     _curve(axes[0], validation, "val-loss", "validation", "tab:orange")
     axes[0].set_ylabel("contrastive loss\n(lower is better)")
-    axes[0].set_title(name, fontsize=9, parse_math=False, wrap=True)
+    title = "\n".join(textwrap.wrap(name, 90))  # letters that fit
+    drawn.suptitle(title, fontsize=8, parse_math=False)
     if kept:
         better = "lower" if kept in LOWER else "higher"
         _curve(axes[1], validation, kept, None, "tab:orange")

@@ -103,7 +103,7 @@ def test_both_curves_are_contrastive_and_the_legend_covers_no_point() -> None:
     drawn = figure(training, validation, ("recall@5", 3), "run $a")
     drawn.draw_without_rendering()
     losses, kept = drawn.axes
-    assert losses.get_title() == "run $a"
+    assert drawn.get_suptitle() == "run $a"
     assert list(losses.lines[0].get_ydata()) == [3 / i for i in range(1, 9)]
     assert losses.get_ylabel().endswith("(lower is better)")
     assert kept.get_ylabel() == "validation: recall@5\n(higher is better)"
