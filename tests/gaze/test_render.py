@@ -266,16 +266,16 @@ def test_boxes_that_share_an_edge_have_no_seam(monkeypatch: pytest.MonkeyPatch) 
     rng = np.random.default_rng(0)
     low, sides = rng.uniform(-2, 7, (20, 2)), rng.uniform(0.1, 3, (20, 2))
     boxes, weight = np.concatenate([low, low + sides], axis=1), rng.uniform(0.2, 1, 20)
-    points = (np.arange(8 * 400) + 0.5) / 400
+    points = (np.arange(8 * 100) + 0.5) / 100
     inside = [
         w * ((points >= y0) & (points < y1))[:, None] * ((points >= x0) & (points < x1))
         for (x0, y0, x1, y1), w in zip(boxes, weight)
     ]
     for overlap, joint in (("max", np.max(inside, axis=0)), ("sum", np.sum(inside, axis=0))):
         config = RenderConfig(overlap=overlap, **RAW)
-        expected = joint.reshape(8, 400, 8, 400).mean(axis=(1, 3))
+        expected = joint.reshape(8, 100, 8, 100).mean(axis=(1, 3))
         found = render(Boxes(boxes, weight), (8, 8), (8, 8), config).values
-        np.testing.assert_allclose(found, expected, atol=0.01)
+        np.testing.assert_allclose(found, expected, atol=0.03)
     # many are drawn in groups
     monkeypatch.setattr(kernels, "TOGETHER", 3)
     np.testing.assert_allclose(
