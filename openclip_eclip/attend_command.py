@@ -24,7 +24,7 @@ from .annotations.drawn.write_coco import write_coco
 from .attend_samples import Sample, read_samples, with_heatmaps
 from .attention.attend import refuse_coca
 from .attention.gallery import GalleryImage, write_gallery
-from .attention.methods import METHODS, attention_maps, default_method
+from .attention.methods import FLOORS, METHODS, attention_maps, default_method
 from .attention.overlay import look_at
 from .config import UserError
 from .data.images.options import read_options
@@ -93,8 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=METHODS,
         metavar="METHOD",
         help=(
-            "how attention is read (default: pool if the tower has one, rollout for a plain ViT"
-            " without a pool, else similarity)"
+            "how attention is read; the map of pool is the same for every text (default: pool if"
+            " the tower has one, rollout for a plain ViT without a pool, else similarity)"
         ),
     )
     parser.add_argument(
@@ -190,18 +190,34 @@ def run(args: argparse.Namespace) -> str:
     regions: list[Predicted] = []
     note = "; ".join([", ".join(model for model, _ in given), ", ".join(args.methods or [])])
     note = note.removesuffix("; ")
+    same = same_for_every_text(models)
     size_of_page = write_gallery(
         args.out / "gallery.html",
         _written(args, _attended(args, models, samples, size), rows, regions),
         "Where the model looks",
-        note,
+        [note, *same],
+        "Method" if len(given) == 1 else "Model and method",
     )
     write_coco(args.out / "regions.json", regions, note)
     write_table(args.out / "attend.csv", rows)
-    return (
+    summary = (
         f"{counted(len(samples), 'image')}, {counted(len(rows), 'map')} in {args.out}: gallery.html"
         f" ({size_of_page / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
     )
+    return "\n".join([summary, *same])
+
+
+def same_for_every_text(models: Sequence[Shown]) -> list[str]:
+    """A sentence on the methods whose map does not depend on the text, if one is shown."""
+    shown = {method: None for model in models for method in model.methods}  # in order
+    same = [method for method in shown if not METHODS[method].by_text and method not in FLOORS]
+    if not same:
+        return []
+    others = ", ".join(method for method, one in METHODS.items() if one.by_text)
+    return [
+        f"The map of {', '.join(same)} is the same for every text. These --methods depend on the"
+        f" text, where the image tower has them: {others}."
+    ]
 
 
 def read_models(given: Sequence[tuple[str, str]]) -> list[tuple[str, str | None]]:
@@ -327,7 +343,7 @@ def _written(
     """The images of the page, one at a time; writes their files, fills `rows` and `regions`."""
     for (sample, image, texts, expert), of_models in attended:
         maps: dict[str, np.ndarray] = {}
-        scores = {}
+        hits = {}
         for title, of_title, cosines in (
             (title, values, one.cosines) for one in of_models for title, values in one.maps.items()
         ):
@@ -337,14 +353,14 @@ def _written(
                 look_at(image, text, one, cosine, expert)
                 for text, one, cosine in zip(texts, of_title, cosines)
             ]
-            maps[title], scores[title] = of_title, [look.agreement for look in looks]
+            maps[title], hits[title] = of_title, [look.hit for look in looks]
             for i, look in enumerate(looks):
                 rows.append({"filepath": str(sample.path), "method": title, **look.row})
                 write_whole(args.out / "overlays" / f"{name}-{i}.png", look.png)
             shape = (image.height, image.width)
             file = f"{sample.name}{sample.path.suffix} {title}"
             regions.append(Predicted(file, shape, [look.region for look in looks]))
-        yield GalleryImage(sample.name, image, texts, maps, expert, scores)
+        yield GalleryImage(sample.name, image, texts, maps, expert, hits)
 
 
 def _plain(title: str) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor
 from openclip_eclip.checkpoint_files import newest_complete, non_finite
 from openclip_eclip.config import UserError
 
+CONTRASTIVE = "contrastive_loss"  # the name of this term in open_clip and here
+
 
 class FiniteLoss:
     """Checks the loss with a hook on its module.
@@ -28,9 +30,10 @@ class FiniteLoss:
         self.args = args
         self.optimizer: torch.optim.Optimizer | None = None
         self.step, self.epoch, self.calls, self.first_step = 0, 0, 0, 0
-        self.on_loss: Callable[[int, float], None] = lambda step, value: None  # of each loss
-        # step, learning rate, value of the last loss
-        self.waiting: tuple[int, float, Callable[[], float]] | None = None
+        # of each loss: its step, its value, and that of its contrastive term
+        self.on_loss: Callable[[int, float, float], None] = lambda *_: None
+        # step, learning rate, values of the last loss
+        self.waiting: tuple[int, float, Callable[[], list[float]]] | None = None
 
     def watch(self, loss: torch.nn.Module) -> torch.nn.Module:
         loss.register_forward_hook(lambda _, __, losses: self._seen(losses))
@@ -61,6 +64,7 @@ class FiniteLoss:
         total = sum(losses.values()) if isinstance(losses, Mapping) else losses
         if not isinstance(total, Tensor) or not total.requires_grad:  # an evaluation
             return
+        contrastive = losses.get(CONTRASTIVE, total) if isinstance(losses, Mapping) else total
         if self.args.skip_scheduler:
             self.step = self.first_step + self.calls // self.args.accum_freq
         self.calls += 1
@@ -69,35 +73,35 @@ class FiniteLoss:
         self.waiting = (
             self.step,
             self.optimizer.param_groups[0]["lr"],
-            self._start_reading(total.detach()),
+            self._start_reading(total.detach(), contrastive.detach()),
         )
         if total.device.type != "cuda":
             self.check_last_loss()
 
-    def _start_reading(self, total: Tensor) -> Callable[[], float]:
-        """A function that waits for the value, which is NaN or infinite if any rank's loss is."""
-        total, work = total.float().reshape(()).clone(), None
+    def _start_reading(self, total: Tensor, contrastive: Tensor) -> Callable[[], list[float]]:
+        """A function that waits for both values; NaN or infinite if any rank's loss is."""
+        both, work = torch.stack([total.float().reshape(()), contrastive.float().reshape(())]), None
         if self.args.world_size > 1:
-            total = torch.where(total.isfinite(), total, torch.full_like(total, math.inf))
-            work = dist.all_reduce(total, op=dist.ReduceOp.MAX, async_op=True)
-        if total.device.type != "cuda":
+            both = torch.where(both.isfinite(), both, torch.full_like(both, math.inf))
+            work = dist.all_reduce(both, op=dist.ReduceOp.MAX, async_op=True)
+        if both.device.type != "cuda":
 
-            def read() -> float:
+            def read() -> list[float]:
                 if work is not None:
                     work.wait()
-                return float(total)
+                return both.tolist()
 
             return read
         if work is not None:
             work.wait()  # the GPU's stream waits, not this process
-        host = torch.empty((), dtype=total.dtype, pin_memory=True)
-        host.copy_(total, non_blocking=True)
+        host = torch.empty(2, dtype=both.dtype, pin_memory=True)
+        host.copy_(both, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
 
-        def read_when_done() -> float:
+        def read_when_done() -> list[float]:
             done.synchronize()
-            return float(host)
+            return host.tolist()
 
         return read_when_done
 
@@ -105,10 +109,10 @@ class FiniteLoss:
         """UserError if the last loss is not finite."""
         if self.waiting is not None:
             (step, rate, read), self.waiting = self.waiting, None
-            value = read()
+            value, contrastive = read()
             if not math.isfinite(value):
                 raise UserError(self._sentence(f"the loss is not finite ({value})", step, rate))
-            self.on_loss(step, value)
+            self.on_loss(step, value, contrastive)
 
     def check_weights(
         self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()

@@ -9,12 +9,15 @@ import argparse
 import io
 import json
 import logging
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from openclip_eclip.data.figures import agg_figure
 from openclip_eclip.files import write_whole
+
+from .best import LOWER
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +31,25 @@ class LearningCurve:
     """Numbers and figure of a run; for its first rank.
 
     A line of training has step, epoch (both counted from the start of the run, so that 1.5 is the
-    middle of the second epoch), and train_loss, the mean over `batches` batches (with several ranks
-    of the largest loss among them). A line of validation has step, epoch and the values of
-    --keep-best.
+    middle of the second epoch), train_loss, the mean over `batches` batches (with several ranks
+    of the largest loss among them), and train_contrastive_loss, the same of its contrastive term.
+    A line of validation has step, epoch and the values of --keep-best.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.sums: dict[int, tuple[float, int, int]] = {}  # by line: sum, number, last step + 1
+        # by line: sums of both losses, number, last step + 1
+        self.sums: dict[int, tuple[float, float, int, int]] = {}
 
     @property
     def folder(self) -> Path:
         return Path(self.args.logs, self.args.name)
 
-    def see(self, step: int, loss: float) -> None:
+    def see(self, step: int, loss: float, contrastive: float) -> None:
         """Note the loss of optimiser step `step`, or of one of its accumulated batches."""
         number = step // self.args.log_every_n_steps
-        total, count, _ = self.sums.get(number, (0.0, 0, 0))
-        self.sums[number] = total + loss, count + 1, step + 1
+        total, part, count, _ = self.sums.get(number, (0.0, 0.0, 0, 0))
+        self.sums[number] = total + loss, part + contrastive, count + 1, step + 1
 
     def write_training(self, steps_per_epoch: int) -> None:
         """Write the losses that were noted since the last call."""
@@ -54,9 +58,10 @@ class LearningCurve:
                 "step": step,
                 "epoch": step / steps_per_epoch,
                 "train_loss": total / count,
+                "train_contrastive_loss": part / count,
                 "batches": count,
             }
-            for total, count, step in self.sums.values()
+            for total, part, count, step in self.sums.values()
         ]
         self.sums.clear()
         self._write(lines)
@@ -76,7 +81,8 @@ class LearningCurve:
         if is_overfitting(training, validation):
             self._warn(validation[-1 - RISES])
         stream = io.BytesIO()
-        figure(training, validation, best).savefig(stream, dpi=100, format="png")
+        drawn = figure(training, validation, best, self.args.name)
+        drawn.savefig(stream, dpi=100, format="png")
         write_whole(self.folder / FIGURE, stream.getvalue())
 
     def _warn(self, lowest: Line) -> None:
@@ -140,33 +146,40 @@ def _mean(training: list[Line], after: int, until: Line) -> float | None:
     return sum(line["train_loss"] * line["batches"] for line in lines) / count if count else None
 
 
-def figure(training: list[Line], validation: list[Line], best: tuple[str, int] | None) -> Any:
-    """A matplotlib Figure: both losses, and below them --keep-best where it is not the loss.
+def figure(
+    training: list[Line], validation: list[Line], best: tuple[str, int] | None, name: str
+) -> Any:
+    """A matplotlib Figure of the run `name`: both contrastive losses, and below them --keep-best.
 
-    A dashed line marks the best epoch.
+    The latter only where it is not the loss. A dashed line marks the best epoch.
     """
     kept = best[0] if best is not None and best[0] != "val-loss" else None
     drawn = agg_figure()
     drawn.set_size_inches(6.4, 5.6 if kept else 3.6)
     axes = drawn.subplots(2 if kept else 1, 1, sharex=True, squeeze=False)[:, 0]
-    _curve(axes[0], training, "train_loss", "training", "tab:blue")
+    # the term that validation measures too; other terms would be another quantity
+    _curve(axes[0], training, "train_contrastive_loss", "training", "tab:blue")
     _curve(axes[0], validation, "val-loss", "validation", "tab:orange")
-    axes[0].set_ylabel("loss")
+    axes[0].set_ylabel("contrastive loss\n(lower is better)")
+    title = "\n".join(textwrap.wrap(name, 90))  # letters that fit
+    drawn.suptitle(title, fontsize=8, parse_math=False)
     if kept:
-        _curve(axes[1], validation, kept, kept, "tab:green")
-        axes[1].set_ylabel("grounding (NSS)" if kept == "grounding" else kept)
+        better = "lower" if kept in LOWER else "higher"
+        _curve(axes[1], validation, kept, None, "tab:orange")
+        measure = "grounding (NSS)" if kept == "grounding" else kept
+        axes[1].set_ylabel(f"validation: {measure}\n({better} is better)")
     if best is not None:
         for axis in axes:
             axis.axvline(best[1], color="grey", linestyle="--", linewidth=1)
         axes[0].plot([], [], color="grey", linestyle="--", linewidth=1, label="best epoch")
-    axes[0].legend()
+    drawn.legend(loc="outside lower center", ncols=3, frameon=False)  # covers no point
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(left=0)
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     return drawn
 
 
-def _curve(axis: Any, lines: list[Line], name: str, label: str, colour: str) -> None:
+def _curve(axis: Any, lines: list[Line], name: str, label: str | None, colour: str) -> None:
     known = [line for line in lines if name in line]
     epochs, values = [line["epoch"] for line in known], [line[name] for line in known]
     marker = "o" if len(known) <= MARKED else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from ..config import UserError
+from ..data.figures import COLOURS
 from ..files import whole_file
 
 # (pixels of the longer side, JPEG quality): the first that makes an image small enough, else the
@@ -30,7 +30,6 @@ IMAGE_BYTES = 70_000
 SMALL_TRIES = ((80, 70),)  # for the filmstrip
 MAP_SIDE = 64  # cells of the longer side of a stored map; a tower has fewer positions
 EXPERT_SIDE = 128  # finer, since its outline is drawn
-COLOURS = "viridis"  # also for the colour-blind
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +41,23 @@ class GalleryImage:
     texts: Sequence[str]  # T of them
     maps: Mapping[str, np.ndarray]  # name of a model or method: (T, h, w), any range
     expert: np.ndarray | None = None  # (h, w), >= 0, of the image's aspect ratio
-    # name of a model or method: T agreements with the expert's map, higher is better; NaN: none
-    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    # name of a model or method: for each text whether the map's maximum is in the region that the
+    # expert marked; None: there is none
+    hits: Mapping[str, Sequence[bool | None]] = field(default_factory=dict)
 
 
-def write_gallery(path: Path, images: Iterable[GalleryImage], title: str, note: str = "") -> int:
+def write_gallery(
+    path: Path,
+    images: Iterable[GalleryImage],
+    title: str,
+    notes: Sequence[str] = (),
+    compared: str = "Model",
+) -> int:
     """Write one HTML file that shows `images`; returns its size in bytes.
 
     One image at a time is held in memory. A map (h, w) is stretched over the whole image and
-    coloured from its own lowest to its own highest value, which the page states.
+    coloured from its own lowest to its own highest value, which the page states. `notes` stand
+    below the title; `compared` says what the names of the maps are.
 
     Raises:
         UserError: there is no image, or its parts do not fit together. Nothing is written then.
@@ -61,7 +68,11 @@ def write_gallery(path: Path, images: Iterable[GalleryImage], title: str, note: 
     template = (Path(__file__).parent / "gallery.html.jinja").read_text(encoding="utf-8")
     colours = np.uint8(np.rint(colormaps[COLOURS](np.arange(256))[:, :3] * 255))
     pieces = environment.from_string(template).generate(
-        title=title, note=note, colours=_base64(colours.tobytes()), entries=_entries(images)
+        title=title,
+        notes=notes,
+        compared=compared,
+        colours=_base64(colours.tobytes()),
+        entries=_entries(images),
     )
     size = 0
     with whole_file(path) as stream:
@@ -79,20 +90,18 @@ def _entries(images: Iterable[GalleryImage]) -> Iterator[dict[str, Any]]:
         _check(sample)
         image = sample.image
         models = []
-        means = {}  # over the texts that have an agreement
+        counts = {}  # (hits, texts that can be hit)
         for model, maps in sample.maps.items():
-            scores = [
-                float(score) if math.isfinite(score) else None  # JSON has no NaN
-                for score in sample.scores.get(model, [math.nan] * len(sample.texts))
-            ]
-            known = [score for score in scores if score is not None]
-            means[model] = sum(known) / len(known) if known else None
+            hits = sample.hits.get(model, [None] * len(sample.texts))
+            known = [hit for hit in hits if hit is not None]
+            counts[model] = sum(known), len(known)
             grids = [_grid(values) for values in maps]
-            models.append({"name": model, "maps": grids, "scores": scores})
+            models.append({"name": model, "maps": grids, "hits": list(hits)})
         yield {
             "key": sample.key,
             "small": _jpeg(image, SMALL_TRIES),
-            "means": means,
+            "counts": counts,
+            "annotated": sample.expert is not None,
             "content": {
                 "image": _jpeg(image, IMAGE_TRIES),
                 "size": image.size,
@@ -123,10 +132,10 @@ def _check(sample: GalleryImage) -> None:
         require(fits, f"maps of {model} have shape {maps.shape}", expected)
         finite = bool(np.isfinite(maps).all())
         require(finite, f"maps of {model} hold NaN or infinity", "finite numbers")
-    for model, scores in sample.scores.items():
-        require(model in sample.maps, f"scores of {model}, which has no maps", "the same models")
-        fits = len(scores) == count
-        require(fits, f"{len(scores)} scores of {model}", f"{count}, one for each text")
+    for model, hits in sample.hits.items():
+        require(model in sample.maps, f"hits of {model}, which has no maps", "the same models")
+        fits = len(hits) == count
+        require(fits, f"{len(hits)} hits of {model}", f"{count}, one for each text")
     if sample.expert is not None:
         shape = sample.expert.shape
         # one cell may be lost in rounding

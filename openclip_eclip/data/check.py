@@ -12,9 +12,8 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,10 @@ from .check_report import Report, describe_report, write_repeats
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .figures import Example, WindowExample, contact_sheet
 from .images.options import ReadOptions, add_read_arguments, read_options
-from .images.read import read_frame
-from .sample import read_windows
-from .sentence_windows import file_windows
 from .shards.sizes import compare_sizes
 from .shards.stream import expand_paths
-from .shards.tar_source import TarEntry, entry_windows, open_shard, walk_shard
+from .shards.tar_source import TarEntry, open_shard, walk_shard
+from .sheet_samples import SHEET, WINDOW_ROWS, SheetSamples, of_entries, of_table
 from .suspicious_maps import SharedMaps
 from .tables.csv_source import (
     CsvColumns,
@@ -150,53 +147,19 @@ def _check_all(
 
 def _check_path(
     path: Path, columns: CsvColumns, options: ReadOptions
-) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
-    """Check one table or shard in full.
-
-    Returns the report, the good annotated samples, and the good samples with sentence windows.
-    """
-    examples: Iterator[Example]
-    with_windows: Iterator[WindowExample]
+) -> tuple[Report, SheetSamples]:
+    """Check one table or shard in full; the report, and the good samples for the sheet."""
     if path.suffix == ".tar":
         with open_shard(path) as file:
             entries, damage = walk_shard(path, file)
         report = check_entries(entries, decode_images=True, options=options)
         if damage:
             report.faults.append(Fault(str(path), "archive", damage))
-        good = (entries[i] for i in report.good if entries[i].annotated)
-        examples = (
-            (entry.read_image(), entry.read_heatmap(), f"{entry.key}.{entry.heatmap_key}")
-            for entry in good
-        )
-        with_windows = (
-            _window_example(entry.read_image(), windows, entry.key, options)
-            for entry in (entries[i] for i in report.good)
-            if (windows := entry_windows(entry))
-        )
-        return report, examples, with_windows
+        return report, of_entries([entries[i] for i in report.good], options)
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True, options=options)
     report.near_heatmap = table.near_heatmap
-    examples = (
-        (table.image(i).read_bytes(), heatmap.read_bytes(), heatmap.name)
-        for i in report.good
-        if (heatmap := table.heatmaps[i])
-    )
-    with_windows = (
-        _window_example(
-            table.image(i).read_bytes(), file_windows(text, options), text.name, options
-        )
-        for i in report.good
-        if table.windows and (text := table.windows[i])
-    )
-    return report, examples, with_windows
-
-
-def _window_example(
-    image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions
-) -> WindowExample:
-    """Decode the windows of a sample, to be drawn over its image."""
-    return image, read_windows(*windows, name, read_frame(image, name, options), options), name
+    return report, of_table(table, report.good, options)
 
 
 def _draw_sheet(
@@ -256,11 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    for path in paths:
+    for left, path in zip(range(len(paths), 0, -1), paths):
         try:
-            report, annotated, with_windows = _check_path(
-                path, read_column_names(args), read_options(args)
-            )
+            report, samples = _check_path(path, read_column_names(args), read_options(args))
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             status = 1
@@ -271,8 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shard_texts += report.texts
         else:
             write_repeats(report.texts)
-        examples.extend(islice(annotated, 12 - len(examples)))
-        window_examples.extend(islice(with_windows, 4 - len(window_examples)))
+        # each path has its share of the sheet
+        examples += samples.examples(-(-(SHEET - len(examples)) // left))
+        window_examples += samples.with_windows(-(-(WINDOW_ROWS - len(window_examples)) // left))
         total.faults.extend(report.faults)
     write_repeats(shard_texts)
     for message in compare_sizes(list(shards), list(shards.values())):

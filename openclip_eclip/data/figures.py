@@ -16,10 +16,12 @@ from .images.read import read_picture
 from .sample import read_heatmap
 from .sentence_windows import Windows
 
-Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
+Example = tuple[bytes, bytes, str, str]  # image, heatmap, the heatmap's name, text of the sample
 # image, its sentence windows with maps over the upright image, a name
 WindowExample = tuple[bytes, Windows, str]
+LINE = 37  # letters of a line above an image of the sheet
 SENTENCES = 5  # maximum number of sentences drawn per sample
+COLOURS = "inferno"  # of every map over an image, also for the colour-blind
 
 
 def agg_figure() -> Any:
@@ -33,14 +35,17 @@ def agg_figure() -> Any:
 
 
 def blend(image: Image.Image, values: np.ndarray) -> Image.Image:
-    """`image` with a map (h, w) in [0, 1] over it, opaque where the map is high."""
+    """`image` with a map (h, w) in [0, 1] over it, bicubic; opacity grows with the value.
+
+    So what the map leaves out stays readable.
+    """
     from matplotlib import colormaps
 
     rgb = image.convert("RGB")
-    small = np.asarray(Image.fromarray(np.float32(values)).resize(rgb.size))[..., None]
-    small = small.clip(0, 1)
-    colours = colormaps["inferno"](small[..., 0])[..., :3] * 255
-    opacity = 0.65 * small**0.5
+    enlarged = Image.fromarray(np.float32(values)).resize(rgb.size, Image.Resampling.BICUBIC)
+    shares = np.asarray(enlarged)[..., None].clip(0, 1)  # bicubic overshoots at steps
+    colours = colormaps[COLOURS](shares[..., 0])[..., :3] * 255
+    opacity = 0.7 * shares
     return Image.fromarray(np.uint8(np.rint(np.asarray(rgb) * (1 - opacity) + colours * opacity)))
 
 
@@ -50,7 +55,7 @@ def contact_sheet(
     with_windows: Sequence[WindowExample] = (),
     options: ReadOptions = ReadOptions(),
 ) -> None:
-    """Draw one PNG: each sample's image under its heatmap.
+    """Draw one PNG: each sample's image under its heatmap, with its name and text.
 
     Below, there is a row for each sample of `with_windows`: the image, then one overlay per
     sentence.
@@ -66,9 +71,11 @@ def contact_sheet(
         axes = parts.pop(0).subplots(rows, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
-        for axis, (image, heatmap, name) in zip(axes, samples):
+        for axis, (image, heatmap, name, text) in zip(axes, samples):
             picture = read_picture(image, name, options)
-            _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame, options), name)
+            values = read_heatmap(heatmap, name, picture.frame, options)
+            title = f"{_in_the_middle(name)}\n{textwrap.shorten(text, LINE, placeholder=' …')}"
+            _overlay(axis, picture.image, values, title)
     if with_windows:
         _window_rows(parts[0], with_windows, options)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +92,7 @@ def _overlay(axis: Any, image: Image.Image, values: np.ndarray | None, title: st
         axis.imshow(
             values,
             extent=(0, width, height, 0),
-            cmap="inferno",
+            cmap=COLOURS,
             alpha=0.55 * values**0.5,
             vmin=0,
             vmax=1,
@@ -116,6 +123,12 @@ def _window_rows(figure: Any, samples: Sequence[WindowExample], options: ReadOpt
             _overlay(axis, image, shown, f"{_short(sentence)}{note}")
 
 
+def _in_the_middle(name: str) -> str:
+    """A file's name, without its middle where it is longer than a line; its ends tell it apart."""
+    half = (LINE - 1) // 2
+    return name if len(name) <= LINE else f"{name[:half]}…{name[-half:]}"
+
+
 def _short(text: str) -> str:
     """At most three lines, which fit above a small image."""
     return "\n".join(textwrap.wrap(text, 26, max_lines=3, placeholder=" ..."))
@@ -143,7 +156,7 @@ def processor_figure(
     ):
         axes[0][column].set_title(name)
         for row in range(count):
-            axes[row][column].imshow(panel[row], cmap="inferno" if column == 1 else None)
+            axes[row][column].imshow(panel[row], cmap=COLOURS if column == 1 else None)
             axes[row][column].set_axis_off()
     figure.suptitle(title, fontsize=10)
     return figure

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 TRUNCATE = 4.0  # SciPy's default: the kernel ends at int(4 sigma + 0.5)
 SAMPLES = 16  # slices per pixel column, where an outline is slanted
+TOGETHER = 256  # boxes on one grid, which grows with the square of their number
 
 
 def gaussian_responses(
@@ -75,10 +76,38 @@ def _mirror_images(position: np.ndarray, length: int, reach: int | None) -> list
     return [image for image in images if ((image + reach >= 0) & (image - reach < length)).any()]
 
 
-def interval_overlaps(low: np.ndarray, high: np.ndarray, length: int, count: int) -> np.ndarray:
-    """Share of each of `count` equal parts of 0 .. length in low .. high, float64 (N, count)."""
-    edges = np.linspace(0, length, count + 1)[None, :]
-    return np.diff(np.clip(edges, low[:, None], high[:, None]), axis=1) * (count / length)
+def fill_boxes(
+    boxes: np.ndarray, weight: np.ndarray, size: tuple[int, int], combine: np.ufunc
+) -> np.ndarray:
+    """Weights (N,) of boxes, averaged over the area of each pixel, float64 (h, w).
+
+    `boxes` is (N, 4) of xmin, ymin, xmax, ymax in output pixels. `combine`, np.maximum or np.add,
+    joins the weights where boxes overlap, before the average: boxes that share an edge within a
+    pixel cover all of it.
+    """
+    values = np.zeros(size)
+    for first in range(0, len(boxes), TOGETHER):
+        group = slice(first, first + TOGETHER)
+        combine(values, _fill_group(boxes[group], weight[group], size, combine), out=values)
+    return values
+
+
+def _fill_group(
+    boxes: np.ndarray, weight: np.ndarray, size: tuple[int, int], combine: np.ufunc
+) -> np.ndarray:
+    """As `fill_boxes`, on a grid that is cut at the edges of all boxes and of all pixels."""
+    cuts, edges, starts = [], [], []
+    for axis, length in enumerate(size):  # y, x
+        ends = np.clip(boxes[:, [1 - axis, 3 - axis]], 0, length)
+        cuts.append(np.union1d(np.arange(length + 1), ends))
+        edges.append(np.searchsorted(cuts[axis], ends))
+        starts.append(np.searchsorted(cuts[axis], np.arange(length)))
+    parts = np.zeros((len(cuts[0]) - 1, len(cuts[1]) - 1))
+    for (top, bottom), (left, right), value in zip(*edges, weight):
+        part = parts[top:bottom, left:right]
+        combine(part, value, out=part)
+    rows = np.add.reduceat(parts * np.diff(cuts[0])[:, None], starts[0], axis=0)
+    return np.add.reduceat(rows * np.diff(cuts[1]), starts[1], axis=1)
 
 
 def area_average(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

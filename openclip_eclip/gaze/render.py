@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from ..data.images.options import MAX_PIXELS
 from .errors import GazeError
 from .fixations import Fixations
-from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
+from .kernels import area_average, fill_boxes, fill_ellipse, fill_polygon, gaussian_responses
 from .plausible import describe_off_image
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 from .stored import Annotation, Stored, Union
@@ -322,29 +322,17 @@ def _draw_areas(
 ) -> np.ndarray:
     """Weighted coverage of each output pixel, float64 (h, w)."""
     scale = np.array([out[1] / image_size[1], out[0] / image_size[0]])  # x, y
-    values = np.zeros(out)
     combine = np.add if overlap == "sum" else np.maximum
     if isinstance(areas, Boxes):
-        rows = interval_overlaps(areas.xyxy[:, 1], areas.xyxy[:, 3], image_size[0], out[0])
-        columns = interval_overlaps(areas.xyxy[:, 0], areas.xyxy[:, 2], image_size[1], out[1])
+        return fill_boxes(areas.xyxy * np.tile(scale, 2), areas.weight, out, combine)
+    values = np.zeros(out)
     for i, weight in enumerate(areas.weight):
-        if isinstance(areas, Boxes):  # the pixels of the box alone: boxes are many, and small
-            across, down = _covered(columns[i]), _covered(rows[i])
-            part = values[down, across]
-            combine(part, weight * np.outer(rows[i, down], columns[i, across]), out=part)
-            continue
         if isinstance(areas, Ellipses):
             cover = fill_ellipse(areas.xyxy[i] * np.tile(scale, 2), out)
         else:
             cover = fill_polygon(areas.outlines[i] * scale, out)
         combine(values, weight * cover, out=values)
     return values
-
-
-def _covered(share: np.ndarray) -> slice:
-    """From the first to the last part of an axis that is covered."""
-    parts = np.flatnonzero(share)
-    return slice(parts[0], parts[-1] + 1) if len(parts) else slice(0)
 
 
 def _blur(

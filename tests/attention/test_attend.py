@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def test_command_writes_maps_overlays_regions_and_a_page(
     texts = ["--text", "a dog", "--text", "a <b>cat</b>"]
     methods = ["--methods", "similarity", "center"]
     assert main([str(tmp_path / "in"), *texts, *methods, *flags(out)]) == 0
-    assert capsys.readouterr().out.startswith("2 images, 8 maps in ")
+    summary = capsys.readouterr().out
+    assert summary.startswith("2 images, 8 maps in ")
+    assert "the same for every text" not in summary  # similarity is not, the centre needs no words
     rows = list(csv.DictReader((out / "attend.csv").open()))
     assert [(row["text"], row["method"]) for row in rows[:3]] == [
         ("a dog", "similarity"),
@@ -100,7 +103,7 @@ def test_command_writes_maps_overlays_regions_and_a_page(
     region = decode_rle(coded["counts"], tuple(coded["size"]), "coco")
     middle = maps[1].min() + (maps[1].max() - maps[1].min()) / 2
     assert ((region != 0) == (large >= middle)).all()
-    assert Image.open(out / "overlays" / "b-center-0.png").size == (320, 400 + 22)
+    assert Image.open(out / "overlays" / "b-center-0.png").size == (320, 400 + 58)
     page = (out / "gallery.html").read_text()
     assert "<b>cat" not in page and "similarity" in page
 
@@ -130,18 +133,60 @@ def test_a_table_gives_texts_and_maps_of_experts(tmp_path: Path) -> None:
         run(build_parser().parse_args([*images, *more, *flags(tmp_path / "third")]))
 
 
-def test_agreement_is_of_the_maximum() -> None:
+def test_a_hit_is_of_the_maximum() -> None:
     image = Image.new("RGB", (40, 40))
     attention = np.array([[0.0, 0.1], [0.2, 0.9]])
     expert = np.zeros((40, 40), np.float32)
     expert[:20] = 1
-    assert look_at(image, "t", attention, 0.5, expert).agreement == 0
-    assert look_at(image, "t", attention, 0.5, expert[::-1]).agreement == 1
+    assert look_at(image, "t", attention, 0.5, expert).hit is False
+    assert look_at(image, "t", attention, 0.5, expert[::-1]).hit is True
     look = look_at(image, "t", attention, 0.5, None)
-    assert np.isnan(look.agreement) and look.row["inside expert's region"] == ""
+    assert look.hit is None and look.row["inside expert's region"] == ""
     assert isinstance(look.region, Region) and look.region.mask[39, 39]
     flat = look_at(image, "t", np.full((2, 2), 0.3), 0.5, None)  # no contrast: nothing is marked
     assert not flat.region.mask.any()
+
+
+def test_an_overlay_shows_the_image_the_map_and_the_experts_outline() -> None:
+    """What the map leaves out is the image; the outline is white on black."""
+    image = Image.new("RGB", (400, 400), "#808080")
+    attention = np.array([[0.0, 0.0], [0.0, 0.9]])
+    expert = np.zeros((40, 40), np.float32)
+    expert[:, :20] = 1  # the left half, to the edge of the image
+
+    def picture(expert: np.ndarray | None) -> Image.Image:
+        return Image.open(io.BytesIO(look_at(image, "t", attention, 0.5, expert).png))
+
+    plain, outlined = picture(None), picture(expert)
+    assert plain.getpixel((60, 60)) == (128, 128, 128)
+    red, green, blue = plain.getpixel((390, 390))  # yellow
+    assert min(red, green) > blue + 50
+    row = [outlined.getpixel((x, 200)) for x in range(400)]
+    for x in (0, 199):
+        assert row[x] == (255, 255, 255)
+    assert row[2] == row[197] == row[201] == (0, 0, 0)
+    assert row[:100].count((0, 0, 0)) == 1 and outlined.height > plain.height
+
+
+@pytest.mark.slow
+def test_a_map_that_is_the_same_for_every_text_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_images(tmp_path / "in")
+    config = tmp_path / "attend-pool.json"
+    vision = {**TINY["vision_cfg"], "image_size": 64, "attentional_pool": True}
+    config.write_text(json.dumps({**TINY, "vision_cfg": {**vision, "attn_pooler_heads": 2}}))
+    open_clip.add_model_config(config)
+    words = [str(tmp_path / "in"), "--text", "a dog", "--text", "a cat", "--device", "cpu"]
+    words += ["--model", "attend-pool", "--pretrained", "random", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    said = (
+        "The map of pool is the same for every text. These --methods depend on the text, where the"
+        " image tower has them: similarity, maskclip, registers, gradcam, rollout."
+    )
+    assert capsys.readouterr().out.count(said) == 1
+    page = (tmp_path / "out" / "gallery.html").read_text()
+    assert page.count(said) == 1 and "<h2 id=models-name>Method</h2>" in page
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from PIL import Image
 
 from openclip_eclip.attention.gallery import EXPERT_SIDE, MAP_SIDE, GalleryImage, write_gallery
 from openclip_eclip.config import UserError
+from openclip_eclip.data.figures import COLOURS
 
 EVIL = "</script><script>window.evil = 1</script><img src=x onerror='evil = 1'>\" ' & {{ 7 * 7 }}"
 MODELS = ("plain", "eclip")
@@ -67,21 +68,22 @@ def levels(grid: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(grid["levels"]), np.uint8).reshape(grid["shape"])
 
 
-def test_page_holds_images_texts_maps_and_agreements(tmp_path: Path) -> None:
+def test_page_holds_images_texts_maps_and_hits(tmp_path: Path) -> None:
     path = tmp_path / "gallery.html"
     expert = hot(48, 64, 10, 60)
-    scores = {"plain": [0.5, np.nan], "eclip": [np.nan, np.inf]}
-    images = [sample("a", expert=expert, scores=scores), sample("b", scores={"eclip": [0.25, 0.5]})]
-    size = write_gallery(path, iter(images), "A title", "A note")
+    hits = {"plain": [True, None], "eclip": [None, None]}
+    images = [sample("a", expert=expert, hits=hits), sample("b", hits={"eclip": [True, False]})]
+    size = write_gallery(path, iter(images), "A title", ["A note"], "Method")
     assert size == path.stat().st_size
     page = Page(path)
     assert [button["data-key"] for button in page.buttons()] == ["a", "b"]
-    means = [json.loads(button["data-means"] or "") for button in page.buttons()]
-    assert means == [{"plain": 0.5, "eclip": None}, {"plain": None, "eclip": 0.375}]
+    counts = [json.loads(button["data-counts"] or "") for button in page.buttons()]
+    assert counts == [{"plain": [1, 1], "eclip": [0, 0]}, {"plain": [0, 0], "eclip": [1, 2]}]
+    assert ["data-annotated" in button for button in page.buttons()] == [True, False]
     first, second = page.contents
     assert first["texts"] == list(TEXTS) and first["size"] == [64, 48]
     assert [model["name"] for model in first["models"]] == list(MODELS)
-    assert [model["scores"] for model in first["models"]] == [[0.5, None], [None, None]]
+    assert [model["hits"] for model in first["models"]] == [[True, None], [None, None]]
     grid = first["models"][1]["maps"][1]
     assert (grid["low"], grid["high"], grid["cells"]) == (-1, 2, [6, 8])
     np.testing.assert_array_equal(levels(grid), hot(6, 8, 5, 7) * 255)
@@ -89,7 +91,8 @@ def test_page_holds_images_texts_maps_and_agreements(tmp_path: Path) -> None:
     assert second["expert"] is None
     stored = base64.b64decode(first["image"].removeprefix("data:image/jpeg;base64,"))
     assert Image.open(io.BytesIO(stored)).size == (64, 48)
-    assert "http" not in path.read_text() and "A note" in path.read_text()
+    text = path.read_text()
+    assert "http" not in text and "A note" in text and "<h2 id=models-name>Method</h2>" in text
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64])
@@ -179,8 +182,8 @@ def test_originals_comments_are_left_out(tmp_path: Path) -> None:
         ({"maps": {"m": np.zeros((2, 4))}}, r"shape \(2, 4\)"),
         ({"maps": {"m": np.zeros((2, 0, 4))}}, r"shape \(2, 0, 4\)"),
         ({"maps": {"m": np.full((2, 4, 4), np.nan)}}, "maps of m hold NaN"),
-        ({"scores": {"other": [0, 0]}}, "scores of other, which has no maps"),
-        ({"scores": {"plain": [0]}}, "1 scores of plain; expected 2"),
+        ({"hits": {"other": [True, True]}}, "hits of other, which has no maps"),
+        ({"hits": {"plain": [True]}}, "1 hits of plain; expected 2"),
         ({"expert": np.zeros((64, 48))}, r"shape \(64, 48\); expected .* 48 x 64"),
         ({"expert": np.zeros((0, 1))}, r"shape \(0, 1\)"),
         ({"expert": np.zeros((1, 48, 64))}, r"shape \(1, 48, 64\)"),
@@ -206,18 +209,18 @@ def test_no_image_is_an_error(tmp_path: Path) -> None:
 
 def evil_image() -> GalleryImage:
     maps = {EVIL: np.stack([hot(4, 4, 3, 0), hot(4, 4, 0, 0)])}
-    return sample(EVIL, texts=[EVIL, "b\udcff"], maps=maps, scores={EVIL: [0.5, 0.5]})
+    return sample(EVIL, texts=[EVIL, "b\udcff"], maps=maps, hits={EVIL: [True, True]})
 
 
 def test_texts_are_never_code(tmp_path: Path) -> None:
     """In names, texts, models, title and note; a name that is not Unicode is written, too."""
     path = tmp_path / "gallery.html"
-    write_gallery(path, [evil_image()], EVIL, EVIL)
+    write_gallery(path, [evil_image()], EVIL, [EVIL], EVIL)
     page = Page(path)
     assert [tag for tag, _ in page.tags].count("script") == 2  # data and program
     assert not [tag for tag, attributes in page.tags if "onerror" in attributes]
     assert page.buttons()[0]["data-key"] == EVIL
-    assert list(json.loads(page.buttons()[0]["data-means"] or "")) == [EVIL]
+    assert list(json.loads(page.buttons()[0]["data-counts"] or "")) == [EVIL]
     (content,) = page.contents
     assert content["texts"][0] == EVIL and content["models"][0]["name"] == EVIL
     write_gallery(path, [sample("\udcff.png")], "")
@@ -225,7 +228,7 @@ def test_texts_are_never_code(tmp_path: Path) -> None:
 
 
 def chromium_page(tmp_path: Path, images: list[GalleryImage], **shown: Any) -> Iterator[Chromium]:
-    write_gallery(tmp_path / "gallery.html", images, EVIL, EVIL)
+    write_gallery(tmp_path / "gallery.html", images, EVIL, [EVIL])
     with Chromium(tmp_path / "profile") as browser:
         browser.open(tmp_path / "gallery.html", **shown)
         yield browser
@@ -236,18 +239,18 @@ def chromium_page(tmp_path: Path, images: list[GalleryImage], **shown: Any) -> I
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Chromium]:
-    """Four images: by name a2, a10, b, c; c has no expert's map, b one model."""
+    """Four images: by name a2, a10, b, c; b has no expert's map, c one model."""
     expert = np.zeros((48, 64))
     expert[:24, :32] = 1
-    scores = {"plain": [0.2, 0.4], "eclip": [0.9, 0.7]}
-    low = {"plain": [0.6, 0.6], "eclip": [0.1, np.nan]}
+    hits = {"plain": [True, False], "eclip": [True, True]}
+    others = {"plain": [True, True], "eclip": [False, None]}
     yield from chromium_page(
         tmp_path,
         [
-            sample("c"),
-            sample("a10", expert=expert, scores=low),
-            sample("a2", expert=expert, scores=scores),
-            replace(evil_image(), key="b", scores={EVIL: [0.5, 0.5]}, expert=np.zeros((48, 64))),
+            sample("b"),
+            sample("a10", expert=expert, hits=others),
+            sample("a2", expert=expert, hits=hits),
+            replace(evil_image(), key="c", expert=np.zeros((48, 64))),
         ],
     )
 
@@ -268,8 +271,15 @@ def pixel(browser: Chromium, canvas: str, x: float, y: float) -> list[int]:
     )
 
 
-def viridis(value: float) -> list[int]:
-    return [round(255 * channel) for channel in colormaps["viridis"](value)]
+def coloured(value: float) -> list[int]:
+    """RGBA: as opaque as the map is high."""
+    return [
+        *(round(255 * channel) for channel in colormaps[COLOURS](value)[:3]),
+        round(255 * value),
+    ]
+
+
+CLEAR = [0, 0, 0, 0]
 
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome")
@@ -281,43 +291,48 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chro
 def test_clicks_and_keys_change_image_text_model_and_expert(browser: Chromium) -> None:
     assert key(browser) == "a2"
     assert browser.ask("document.title") == EVIL
-    assert facts(browser) == "a2 · plain · map of 4 × 4, values 0 to 1 · agreement 0.2"
-    assert pixel(browser, "#map", 0, 1) == viridis(1.0)  # the bottom left cell
-    assert pixel(browser, "#map", 1, 1) == pixel(browser, "#map", 0, 0) == viridis(0.0)
+    assert facts(browser) == "a2 · plain · map of 4 × 4, values 0 to 1 · hit"
+    assert pixel(browser, "#map", 0, 1) == coloured(1.0)  # the bottom left cell
+    assert pixel(browser, "#map", 1, 1) == pixel(browser, "#map", 0, 0) == CLEAR
     # between the middles of two cells
-    assert pixel(browser, "#map", 0.25, 1)[:3] == pytest.approx(viridis(0.5)[:3], abs=8)
+    assert pixel(browser, "#map", 0.25, 1) == pytest.approx(coloured(0.5), abs=12)
+    # bicubic, as in the pictures: a quarter of a cell from the middle
+    shares = hot(4, 4, 3, 0).astype(np.float32)
+    expected = np.asarray(Image.fromarray(shares).resize((640, 640), Image.Resampling.BICUBIC))
+    opacity = pixel(browser, "#map", 120 / 639, 560 / 639)[3]
+    assert opacity == pytest.approx(255 * expected[560, 120], abs=7)
     browser.press("ArrowDown")
-    assert facts(browser).endswith("agreement 0.4")
+    assert facts(browser).endswith("· miss")
     assert browser.ask("document.querySelector('#shown-text').textContent") == "second"
-    assert pixel(browser, "#map", 0, 0) == viridis(1.0)
+    assert pixel(browser, "#map", 0, 0) == coloured(1.0)
     browser.press("ArrowDown")  # and round
-    assert facts(browser).endswith("agreement 0.2")
+    assert facts(browser).endswith("· hit")
     browser.click("#models button:nth-child(2)")
-    assert facts(browser) == "a2 · eclip · map of 6 × 8, values -1 to 2 · agreement 0.9"
-    assert pixel(browser, "#map", 1, 0) == viridis(1.0)
+    assert facts(browser) == "a2 · eclip · map of 6 × 8, values -1 to 2 · hit"
+    assert pixel(browser, "#map", 1, 0) == coloured(1.0)
     pressed = "[...document.querySelectorAll('#models button')].map(b => b.ariaPressed)"
     assert browser.ask(pressed) == ["false", "true"]
     browser.click("#texts button:nth-child(2)")
-    assert facts(browser).endswith("agreement 0.7")
+    assert browser.ask("document.querySelector('#shown-text').textContent") == "second"
     browser.press("ArrowUp")
     browser.press("m")
     assert facts(browser).startswith("a2 · plain")
     browser.press("M")
     browser.press("ArrowRight")
-    assert facts(browser) == "a10 · eclip · map of 6 × 8, values -1 to 2 · agreement 0.1"
+    assert facts(browser) == "a10 · eclip · map of 6 × 8, values -1 to 2 · miss"
     browser.click("#on")
-    # it has no such model, and an expert's map of zeros
-    assert key(browser) == "b" and EVIL in facts(browser)
+    # annotated images are first; this one has no such model, and an expert's map of zeros
+    assert key(browser) == "c" and EVIL in facts(browser)
     assert browser.ask("document.querySelector('#shown-text').textContent") == EVIL
     assert browser.ask("document.querySelector('#expert-says').textContent").startswith("empty")
     browser.click("#on")
-    assert facts(browser) == "c · eclip · map of 6 × 8, values -1 to 2"
+    assert facts(browser) == "b · eclip · map of 6 × 8, values -1 to 2"
     browser.click("#back")
-    assert key(browser) == "b"
+    assert key(browser) == "c"
     browser.click("#strip li:nth-child(1) button")
     assert key(browser) == "a2"
     browser.press("ArrowLeft")
-    assert key(browser) == "c" and browser.ask("document.activeElement.dataset.key") == "c"
+    assert key(browser) == "b" and browser.ask("document.activeElement.dataset.key") == "b"
     assert browser.ask("document.querySelector('#place').textContent") == "4 of 4"
 
 
@@ -353,15 +368,16 @@ def test_expert_slider_and_order(browser: Chromium) -> None:
         )
         return browser.ask(names)
 
-    # means of plain: a2 0.3, a10 0.6; b knows another model, c has none
+    # hits of plain: a2 1 of 2, a10 both; c knows another model, b has none
     assert sort("high") == ["a10", "a2", "b", "c"] and key(browser) == "a10"
     assert sort("low") == ["a2", "a10", "b", "c"] and key(browser) == "a2"
-    browser.click("#models button:nth-child(2)")  # means of eclip: a2 0.8, a10 0.1
+    browser.click("#models button:nth-child(2)")  # of eclip: a2 both, a10 none of 1
     assert browser.ask(names) == ["a10", "a2", "b", "c"] and key(browser) == "a2"
     assert browser.ask("document.querySelector('#place').textContent") == "2 of 4"
     numbers = "[...document.querySelectorAll('#strip .number')].map(n => n.textContent)"
-    assert browser.ask(numbers) == ["0.1", "0.8", "", ""]
+    assert browser.ask(numbers) == ["miss", "2 of 2 hit", "", ""]
     assert sort("name") == ["a2", "a10", "b", "c"]
+    assert sort("annotated") == ["a2", "a10", "c", "b"]
 
 
 @pytest.mark.slow

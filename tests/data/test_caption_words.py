@@ -26,7 +26,7 @@ from openclip_eclip.data.shards.tar_source import index_shard, read_members
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.data.tables.missing_text import is_missing
 from openclip_eclip.evaluate.inputs.eval_set import EvalSet, read_eval_set, with_reports
-from openclip_eclip.evaluate.retrieval.ranks import find_reports, repeated_images
+from openclip_eclip.evaluate.retrieval.ranks import find_reports, image_column, repeated_images
 from openclip_eclip.prepare.command import leave_out_missing_texts
 from openclip_eclip.prepare.plan import Item, Plan
 from training_patches import caption_length
@@ -158,6 +158,27 @@ def test_an_image_in_several_rows_is_counted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text() + "copy.png,fourth,s9\n")
     data = read_eval_set(tmp_path / "t.csv")
     assert repeated_images(data, find_reports(data, "group", "title", "study")) == (1, 2)
+
+
+def test_the_column_that_names_the_images_is_found(tmp_path: Path) -> None:
+    """As `prepare` writes several texts of an image: a copy of its file for each."""
+    rows = [("a.png", "1", "x"), ("b.png", "2", "y"), ("a.png", "3", "x"), ("./a.png", "4", "x")]
+    data = evaluation_set(tmp_path, rows)
+    assert image_column(data) == "filepath"
+    (tmp_path / "copy.png").write_bytes((tmp_path / "a.png").read_bytes())
+
+    def table(*columns: str) -> EvalSet:
+        lines = [f"filepath,title,{','.join(f'c{i}' for i in range(len(columns)))}"]
+        for i, name in enumerate(("a", "copy", "b")):
+            lines.append(f"{name}.png,{i},{','.join(cells[i] for cells in columns)}")
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        return read_eval_set(tmp_path / "t.csv")
+
+    # one value for all, one for each row, one that joins other rows; at last the right one
+    data = table("sss", "123", "xyy", "vvw")
+    assert image_column(data) == "c3"
+    assert repeated_images(data, find_reports(data, "group", "title", "c3")) == (0, 0)
+    assert image_column(table("sss", "123")) is None
 
 
 def test_missing_reports_do_not_count_as_shared_in_overlap() -> None:

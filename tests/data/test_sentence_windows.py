@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,10 @@ def npz(
     return stream.getvalue()
 
 
-def image_png(heatmap: bool = False) -> bytes:
+def image_png(heatmap: bool = False, key: str = "") -> bytes:
+    """An image of this key, which differs from others in a pixel."""
     stream, values = io.BytesIO(), np.tile(np.linspace(40, 160, 50), (60, 1)).astype(np.uint8)
+    values[0, 0] = zlib.crc32(key.encode()) % 200
     if heatmap:
         values = np.load(io.BytesIO(npz(1)))["heatmaps"][0]
     Image.fromarray(values).save(stream, "PNG")
@@ -73,7 +76,7 @@ def sample(
     key: str, json_: bytes | None, npz_: bytes | None, heatmap: bool = True
 ) -> dict[str, bytes]:
     members = {
-        "png": image_png(),
+        "png": image_png(key=key),
         "txt": b"A report.",
         "heatmap.png": image_png(True) if heatmap else None,
         "windows.json": json_,
@@ -203,7 +206,7 @@ def test_the_sheet_draws_the_image_and_its_first_five_sentences(
     titles = [title for title, _ in drawn]
     # two heatmaps, then k1 with five sentences and k3 with two
     assert len(titles) == 2 + 6 + 3
-    assert titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"]
+    assert titles[:2] == ["k1.heatmap.png\nA report.", "k2.heatmap.png\nA report."]
     assert titles[2] == "k1\n(5 of 6 sentences)"
     assert titles[3].startswith("The heart is")
     assert titles[5] == "No effusion.\n4.0 to 5.5 s"

@@ -29,6 +29,7 @@ from openclip_eclip.gaze import (
     RenderConfig,
     area_average,
     decode_rle,
+    kernels,
     merge,
     render,
     save_heatmap,
@@ -251,6 +252,35 @@ def test_overlapping_boxes_are_combined_and_unusable_ones_dropped() -> None:
     assert added.dropped == {"empty": 1, "off image": 1, "no position": 1, "no weight": 1}
     assert render(Boxes([[7, 0, 9, 2]]), (4, 6), 4) is None
     assert render(Boxes([]), (4, 6), 4) is None
+
+
+def test_boxes_that_share_an_edge_have_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirds of a lung, whose edges lie within pixels; the map is that of the whole."""
+    thirds = Boxes([[10.3, y, 60.7, y + 21.1] for y in (5.2, 26.3, 47.4)])
+    whole = render(Boxes([[10.3, 5.2, 60.7, 68.5]]), (80, 100), (40, 50))
+    joined = render(thirds, (80, 100), (40, 50))
+    np.testing.assert_allclose(joined.values, whole.values, atol=1e-6)
+    assert joined.values[4:33, 7:29].min() == pytest.approx(1)
+
+    # against many samples in each pixel, boxes that overlap, of several weights
+    rng = np.random.default_rng(0)
+    low, sides = rng.uniform(-2, 7, (20, 2)), rng.uniform(0.1, 3, (20, 2))
+    boxes, weight = np.concatenate([low, low + sides], axis=1), rng.uniform(0.2, 1, 20)
+    points = (np.arange(8 * 100) + 0.5) / 100
+    inside = [
+        w * ((points >= y0) & (points < y1))[:, None] * ((points >= x0) & (points < x1))
+        for (x0, y0, x1, y1), w in zip(boxes, weight)
+    ]
+    for overlap, joint in (("max", np.max(inside, axis=0)), ("sum", np.sum(inside, axis=0))):
+        config = RenderConfig(overlap=overlap, **RAW)
+        expected = joint.reshape(8, 100, 8, 100).mean(axis=(1, 3))
+        found = render(Boxes(boxes, weight), (8, 8), (8, 8), config).values
+        np.testing.assert_allclose(found, expected, atol=0.03)
+    # many are drawn in groups
+    monkeypatch.setattr(kernels, "TOGETHER", 3)
+    np.testing.assert_allclose(
+        render(Boxes(boxes, weight), (8, 8), (8, 8), config).values, found, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", ((300, 400), (23, 31), (7, 9)), ids=str)

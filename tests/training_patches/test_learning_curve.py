@@ -7,12 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import write_table
 from PIL import Image
 from test_mid_epoch import at_step, run, send, signal
 
 from openclip_eclip.config import Stopped
-from training_patches.learning_curve import FIGURE, NUMBERS, LearningCurve, is_overfitting, read
+from training_patches.finite_loss import FiniteLoss
+from training_patches.learning_curve import (
+    FIGURE,
+    NUMBERS,
+    LearningCurve,
+    figure,
+    is_overfitting,
+    read,
+)
 
 
 def trained(step: int, loss: float) -> dict:
@@ -49,7 +58,7 @@ def test_the_warning_advises_what_is_not_given(
     args.log_every_n_steps = 1
     curve = LearningCurve(args)
     for epoch, loss in enumerate((2.0, 3.0, 3.0, 3.0), 1):
-        curve.see(epoch - 1, 5.0 - epoch)
+        curve.see(epoch - 1, 5.0 - epoch, 4.0 - epoch)
         curve.write_training(1)
         curve.write_validation(epoch, epoch, {"val-loss": loss})
         curve.after_validation(None)
@@ -65,25 +74,55 @@ def test_numbers_are_means_of_log_steps_and_the_last_attempt_counts(tmp_path: Pa
     (tmp_path / "run").mkdir()
     curve = LearningCurve(args)
     for step, loss in enumerate((4.0, 3.0, 2.0, 1.0)):
-        curve.see(step, loss)
-        curve.see(step, loss + 1)  # a second accumulated batch
+        curve.see(step, loss, loss - 1)
+        curve.see(step, loss + 1, loss)  # a second accumulated batch
     curve.write_training(4)
     curve.write_validation(4, 1, {"val-loss": 2.0})
     first = {"step": 3, "epoch": 0.75, "train_loss": 3.5, "batches": 6}
     second = {"step": 4, "epoch": 1.0, "train_loss": 1.5, "batches": 2}
+    first["train_contrastive_loss"], second["train_contrastive_loss"] = 2.5, 0.5
     valid = {"step": 4, "epoch": 1, "val-loss": 2.0}
     path = tmp_path / "run" / NUMBERS
     assert read(path) == ([first, second], [valid])
-    curve.see(7, 0.5)
+    curve.see(7, 0.5, 0.5)
     curve.write_training(4)
     with path.open("a") as file:
         file.write('{"step": 8, "epo')  # killed while writing
     assert len(read(path)[0]) == 3
     path.write_text(path.read_text().rsplit("\n", 1)[0] + "\n")
-    curve.see(3, 9.0)  # resumed from step 3
+    curve.see(3, 9.0, 8.0)  # resumed from step 3
     curve.write_training(4)
-    assert read(path) == ([first, second | {"train_loss": 9.0, "batches": 1}], [valid])
+    again = {"train_loss": 9.0, "train_contrastive_loss": 8.0, "batches": 1}
+    assert read(path) == ([first, second | again], [valid])
     assert read(tmp_path / "none") == ([], [])
+
+
+def test_both_curves_are_contrastive_and_the_legend_covers_no_point() -> None:
+    training = [trained(4 * i, 5 / i) | {"train_contrastive_loss": 3 / i} for i in range(1, 9)]
+    validation = [validated(4 * i, 4.0) | {"recall@5": i / 9} for i in range(1, 9)]
+    drawn = figure(training, validation, ("recall@5", 3), "run $a")
+    drawn.draw_without_rendering()
+    losses, kept = drawn.axes
+    assert drawn.get_suptitle() == "run $a"
+    assert list(losses.lines[0].get_ydata()) == [3 / i for i in range(1, 9)]
+    assert losses.get_ylabel().endswith("(lower is better)")
+    assert kept.get_ylabel() == "validation: recall@5\n(higher is better)"
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.texts] == ["training", "validation", "best epoch"]
+    for axis in drawn.axes:
+        assert not legend.get_window_extent().overlaps(axis.get_window_extent())
+
+
+def test_the_contrastive_term_is_seen_beside_the_sum() -> None:
+    watcher = FiniteLoss(SimpleNamespace(world_size=1, skip_scheduler=False, accum_freq=1))
+    watcher.start_epoch(0, SimpleNamespace(param_groups=[{"lr": 0.1}]), lambda step: None, 1)
+    seen = []
+    watcher.on_loss = lambda *values: seen.append(values)
+    one, two = (torch.tensor(value, requires_grad=True) for value in (1.0, 2.0))
+    for losses in ({"contrastive_loss": one, "align_loss": two}, {"other_loss": two}, one):
+        module = watcher.watch(torch.nn.Identity())
+        module(losses)
+    assert seen == [(0, 3.0, 1.0), (0, 2.0, 2.0), (0, 1.0, 1.0)]
 
 
 @pytest.mark.slow

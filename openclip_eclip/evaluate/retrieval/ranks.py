@@ -59,11 +59,7 @@ def find_reports(
     elif rule == "index":
         groups = list(range(len(texts)))
     else:
-        groups = data.column(group_column or "")
-        if group_column == "filepath":  # a.png and ./a.png are the same image
-            groups = [
-                str(image.resolve()) if isinstance(image, Path) else image for image in data.images
-            ]
+        groups = _groups(data, group_column or "")
         if "" in groups:
             raise UserError(
                 f"{data.name(groups.index(''))}, column {group_column!r}: blank; expected a group"
@@ -76,6 +72,31 @@ def find_reports(
     return Reports(
         [text for _, text in index_of], [group for group, _ in index_of], report_of, groups
     )
+
+
+def _groups(data: EvalSet, column: str) -> list[str]:
+    """The values of a column; paths are resolved, so that a.png and ./a.png are one image."""
+    cells = data.column(column)
+    if column != "filepath":
+        return cells
+    return [
+        str(image.resolve()) if isinstance(image, Path) else cell
+        for image, cell in zip(data.images, cells, strict=True)
+    ]
+
+
+def image_column(data: EvalSet) -> str | None:
+    """The first column with one value for each image, and another for every other; None: none.
+
+    Images are the same if their content is equal.
+    """
+    identities = data.identities()
+    count = len(set(identities))
+    for name in data.table:
+        groups = _groups(data, name)
+        if "" not in groups and len(set(groups)) == count == len(set(zip(groups, identities))):
+            return name
+    return None
 
 
 def repeated_images(data: EvalSet, reports: Reports) -> tuple[int, int]:

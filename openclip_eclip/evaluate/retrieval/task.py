@@ -32,6 +32,7 @@ from .ranks import (
     DirectionResult,
     Reports,
     find_reports,
+    image_column,
     label_precision,
     measure,
     repeated_images,
@@ -216,11 +217,16 @@ def _notes(
         )
     images, rows = repeated_images(data, reports)
     if images:
+        column = image_column(data)
+        advice = (
+            f"--rule group --group-column {column} counts them as right."
+            if column
+            else "No column names the images; with one, --rule group counts them as right."
+        )
         notes.append(
             f"{counted(images, 'image occurs', 'images occur')} in several rows ({rows} rows) with"
             f" several reports. Under --rule {rule} each row is a separate image, and the other"
-            " reports of the same image count as wrong. --rule group --group-column filepath"
-            " counts them as right."
+            f" reports of the same image count as wrong. {advice}"
         )
     doubtful = sum(is_doubtful(text) for text in reports.texts)
     if doubtful:

@@ -13,6 +13,7 @@ from PIL import Image
 from ...data.figures import blend, contact_sheet
 from ...data.heatmap import decode_heatmap
 from ...data.sentence_windows import decode_windows
+from ...data.sheet_samples import SHEET, spread
 from ...files import write_whole
 from ...json_text import counted
 from ..images import ImageError
@@ -21,7 +22,6 @@ from ..plan import Item, Plan
 from ..write_sample import Written, write_sample
 
 SAMPLES = 30  # on the page, drawn at random
-SHEET = 12  # of them on the contact sheet
 SHOWN = 420  # pixels of the longer side of a picture on the page
 SEED = 0
 PAGE, PICTURE = "overlays.html", "contact_sheet.png"
@@ -51,8 +51,8 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
     if not samples:
         return []
     sheet = [
-        (written.image, written.heatmap, f"{item.key}.png")
-        for item, written in samples[:SHEET]
+        (written.image, written.heatmap, f"{item.key}.png", item.text)
+        for item, written in samples
         if written.heatmap is not None
     ]
     windows = [
@@ -60,7 +60,7 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
         for item, written in samples[:4]
         if written.windows is not None
     ]
-    contact_sheet(sheet, options.out / PICTURE, windows)
+    contact_sheet(spread(len(sheet), sheet.__getitem__, SHEET), options.out / PICTURE, windows)
     write_whole(options.out / PAGE, _page(plan, samples).encode())
     shown = counted(len(samples), "sample")
     return [f"look at them: {options.out / PAGE} ({shown}), {options.out / PICTURE}"]

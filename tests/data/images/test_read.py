@@ -645,7 +645,7 @@ def test_the_contact_sheet_draws_images_and_maps_upright(
     )
     windows = read_windows(*windows_of([STORED]), "w", read_frame(encoded("png", 6), "x"))
     figures.contact_sheet(
-        [(encoded("png", 6), saved(Image.fromarray(STORED), "PNG"), "h.png")],
+        [(encoded("png", 6), saved(Image.fromarray(STORED), "PNG"), "h.png", "t")],
         tmp_path / "s.png",
         [(encoded("png", 6), windows, "w")],
     )

@@ -290,6 +290,23 @@ def test_recall_that_is_1_for_any_model_is_not_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_advice_on_repeated_images_is_followed_once(tmp_path: Path) -> None:
+    """The images are copies under names of their own, as `prepare` writes several texts of one."""
+    shown = {"study": ["a", "a", "b", "b", "c", "c"], "set": ["s"] * 6}
+    data = titled(tmp_path, ["one", "two", "three", "four", "five", "six"], **shown)
+    for i in (1, 3, 5):
+        copied = (tmp_path / "images" / f"{i - 1}.png").read_bytes()
+        (tmp_path / "images" / f"{i}.png").write_bytes(copied)
+    (note,) = [
+        note for note in evaluate(data, tmp_path / "1")[0]["notes"] if "several rows" in note
+    ]
+    assert note.startswith("3 images occur in several rows (6 rows) with several reports.")
+    assert note.endswith("--rule group --group-column study counts them as right.")
+    followed = ["--rule", "group", "--group-column", "study"]
+    notes = evaluate(data, tmp_path / "2", *followed)[0]["notes"]
+    assert not [note for note in notes if "several rows" in note]
+
+
 def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(
         tmp_path, ["one", "", "three", "  ", "nan", "six"], study=["a", "a", "b", "b", "c", ""]
