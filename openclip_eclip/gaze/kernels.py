@@ -85,10 +85,17 @@ def fill_boxes(
     joins the weights where boxes overlap, before the average: boxes that share an edge within a
     pixel cover all of it.
     """
-    values = np.zeros(size)
+    values, ends = np.zeros(size), np.tile(size[::-1], 2)
+    boxes = np.clip(boxes, 0, ends)
     for first in range(0, len(boxes), TOGETHER):
         group = slice(first, first + TOGETHER)
-        combine(values, _fill_group(boxes[group], weight[group], size, combine), out=values)
+        # the pixels that the boxes reach: boxes are mostly small
+        left, top = np.floor(boxes[group, :2].min(0)).astype(int)
+        right, bottom = np.ceil(boxes[group, 2:].max(0)).astype(int)
+        part = values[top:bottom, left:right]
+        if part.size:
+            moved = boxes[group] - np.tile([left, top], 2)
+            combine(part, _fill_group(moved, weight[group], part.shape, combine), out=part)
     return values
 
 
@@ -98,7 +105,7 @@ def _fill_group(
     """As `fill_boxes`, on a grid that is cut at the edges of all boxes and of all pixels."""
     cuts, edges, starts = [], [], []
     for axis, length in enumerate(size):  # y, x
-        ends = np.clip(boxes[:, [1 - axis, 3 - axis]], 0, length)
+        ends = boxes[:, [1 - axis, 3 - axis]]
         cuts.append(np.union1d(np.arange(length + 1), ends))
         edges.append(np.searchsorted(cuts[axis], ends))
         starts.append(np.searchsorted(cuts[axis], np.arange(length)))
