@@ -140,7 +140,7 @@ def test_method_has_its_parts() -> None:
         (["--method", "eclip+naive"], "keep one"),
         (["--method", "m3-mix"], "give --pretrained"),
         (["--recipe", "m3-mix"], "give --pretrained"),
-        (["--recipe", "clip", "--method", "eclip+m3-mix"], "--method m3-mix fine-tunes"),
+        (["--recipe", "clip", "--method", "eclip+m3-mix"], "--method m3-mix needs trained"),
         (["--method", "dacl", "--expert-data", "x.csv"], "uses no annotation"),
         (["--naive-form", "plain"], "give --method naive"),
         (["--method", "naive", "--eclip-alpha", "0.2"], "does not mix"),

@@ -127,7 +127,7 @@ def probe(
     fill = 0.0
     if views:  # validation images pass the tower too, once
         fixed = count_rows(few.validation)
-        of_view = max(filling.result() - short.result(), 0.0) / (few.rows + fixed)
+        of_view = max(filling.result() - short.result(), 1e-4) / (few.rows + fixed)
         fill = of_view * (views * data.rows + fixed)
     of_step = max((times["clip"] - short.result()) / (steps - epoch), 1e-4)
     begin = max(times["clip"] - of_step * steps, 0.0)
