@@ -192,7 +192,8 @@ def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
     draw_settings(results).savefig(args.out / "align.png", dpi=110)
-    draw_map(results).savefig(args.out / "align_map.png", dpi=110)
+    if len(results) > 1:
+        draw_map(results).savefig(args.out / "align_map.png", dpi=110)
 
 
 def is_measured(benches: dict, setting: Setting, method: Method, seeds: list[int]) -> bool:

@@ -57,6 +57,7 @@ def _introduction(facts: dict) -> list[str]:
         if len(kinds) > 1
         else "All methods ran on one kind of machine."
     )
+    several = "![Scores by share of annotated images, and with worse gaze](align_map.png)\n"
     return [
         "# Where alignment helps\n",
         f"`python -m openclip_eclip.benchmark align`{'. ' * bool(facts['note'])}{facts['note']}\n",
@@ -78,7 +79,7 @@ def _introduction(facts: dict) -> list[str]:
         f"- **Machines**: {facts['machine']}. {comparable}",
         TUNING + CHEST_LIMITS * (anatomy == "chest") + VIEWS,
         "![Differences to CLIP](align.png)\n",
-        "![Scores by share of annotated images, and with worse gaze](align_map.png)\n",
+        *[several] * (len(facts["settings"]) > 1),
     ]
 
 
