@@ -131,7 +131,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
         # safetensors leaves a file that only its owner can read
         shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)
         save_tokenizer(config, unfinished, run)
-        (unfinished / CARD).write_text(_card(config, out), encoding="utf-8")
+        (unfinished / CARD).write_text(_card(config, unfinished, out), encoding="utf-8")
         if run is not None and (run / MACHINE).is_file():
             (unfinished / MACHINE).write_bytes((run / MACHINE).read_bytes())
         _verify(unfinished, state, checkpoint)
@@ -206,14 +206,15 @@ def save_tokenizer(config: Mapping[str, Any], out: Path, run: Path | None) -> No
         open_clip.factory.HFTokenizer(source).tokenizer.save_pretrained(out)
 
 
-def _card(config: Mapping[str, Any], out: Path) -> str:
+def _card(config: Mapping[str, Any], folder: Path, out: Path) -> str:
+    """README.md of `folder`, which becomes `out`."""
     vision, text = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     tower = (
         vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
     )
     words = text.get("hf_model_name") or "open_clip transformer"
     moved = ""
-    if Path(words).is_dir():
+    if (folder / TEXT_CONFIG).is_file():
         words = f"that of {TEXT_CONFIG}"
         moved = (
             "Moved to another place or computer: write the new path of this folder into"
